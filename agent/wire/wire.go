@@ -1,0 +1,322 @@
+// Package wire is the language that the agent and the appliance speak: JSON
+// over TLS, one type per message. It knows only the standard library, so both
+// sides can hold it without holding each other.
+//
+// Sizes are bytes and times RFC 3339 unless a name says otherwise. Every string
+// in a Report comes from a donated PC and is hostile: whoever shows or stores
+// it bounds and escapes it.
+package wire
+
+import "time"
+
+// Version of the protocol, sent in the header Refurb-Wire. The appliance
+// refuses a version that it doesn't know with 426 and a text that says so.
+//
+// History:
+//
+//	1  report, plan, progress, event, first-boot check-in
+const Version = 1
+
+// Paths of the agent API (TLS). All but PathCheckin want "Authorization:
+// Bearer <boot token>"; PathCheckin wants the job's check-in token.
+const (
+	PathReport   = "/v1/report"   // POST Report  → Plan
+	PathPlan     = "/v1/plan"     // GET ?have=<Plan.Serial>&wait=<seconds> → Plan, long-polled
+	PathProgress = "/v1/progress" // POST Progress → ProgressReply
+	PathEvent    = "/v1/event"    // POST Event    → 204 once it is stored
+	PathCheckin  = "/v1/checkin"  // POST FirstBoot → 204 once it is stored
+	PathImages   = "/images/"     // plain HTTP: /images/<root>/{manifest,frames}, ranges
+)
+
+// Limits that both sides hold.
+const (
+	MaxReport  = 1 << 20  // bytes of a Report's JSON
+	MaxMessage = 64 << 10 // bytes of any other message
+	MaxText    = 256      // bytes of one string that is stored or shown
+)
+
+// Error is the body of every refusal: what is wrong and what to do next.
+type Error struct {
+	Message string `json:"message"`
+	Next    string `json:"next,omitempty"`
+}
+
+func (e *Error) Error() string {
+	if e.Next == "" {
+		return e.Message
+	}
+	return e.Message + " (" + e.Next + ")"
+}
+
+// Report is what one PC says of itself, once per boot. A pointer that is nil
+// and a string that is empty mean "not known", never zero.
+type Report struct {
+	BootID   string    `json:"boot_id"` // /proc/sys/kernel/random/boot_id
+	Agent    string    `json:"agent"`   // version of the agent
+	Kernel   string    `json:"kernel"`
+	Clock    time.Time `json:"clock"` // the PC's own clock: evidence only
+	Identity Identity  `json:"identity"`
+	Firmware Firmware  `json:"firmware"`
+	CPU      CPU       `json:"cpu"`
+	RAM      RAM       `json:"ram"`
+	Disks    []Disk    `json:"disks"`
+	NICs     []NIC     `json:"nics"`
+	Gaps     []Gap     `json:"gaps,omitempty"` // hardware that had no driver or no firmware
+	Problems []string  `json:"problems,omitempty"`
+	// Controllers in RAID or VMD mode, or without a driver: then "no disk
+	// found" means unknown, not zero.
+	HiddenStorage []string `json:"hidden_storage,omitempty"`
+}
+
+// Identity as SMBIOS types 1 to 3 give it. Placeholders lists the JSON names of
+// the fields whose value is a known filler ("To be filled by O.E.M.", all Fs…);
+// those never identify a device.
+type Identity struct {
+	UUID          string   `json:"smbios_uuid,omitempty"` // lower case, with dashes
+	Manufacturer  string   `json:"manufacturer,omitempty"`
+	Model         string   `json:"model,omitempty"`
+	ModelVersion  string   `json:"version,omitempty"`
+	SKU           string   `json:"sku,omitempty"`
+	Family        string   `json:"family,omitempty"`
+	SystemSerial  string   `json:"system_serial,omitempty"`
+	BoardSerial   string   `json:"board_serial,omitempty"`
+	ChassisSerial string   `json:"chassis_serial,omitempty"`
+	ChassisType   string   `json:"chassis_type,omitempty"`
+	Placeholders  []string `json:"placeholders,omitempty"`
+}
+
+// Firmware modes.
+const (
+	ModeBIOS   = "bios"
+	ModeUEFI32 = "uefi32"
+	ModeUEFI64 = "uefi64"
+)
+
+type Firmware struct {
+	Mode       string `json:"mode"`
+	Vendor     string `json:"vendor,omitempty"`
+	Version    string `json:"version,omitempty"`
+	Date       string `json:"date,omitempty"`
+	SecureBoot *bool  `json:"secure_boot,omitempty"`
+	SetupMode  *bool  `json:"setup_mode,omitempty"`
+}
+
+type CPU struct {
+	Model   string `json:"model,omitempty"`
+	Vendor  string `json:"vendor,omitempty"`
+	Cores   int    `json:"cores,omitempty"`
+	Threads int    `json:"threads,omitempty"`
+	Level   int    `json:"x86_64_level,omitempty"` // 1 to 4
+}
+
+type RAM struct {
+	Bytes   int64       `json:"bytes"`           // usable, from the kernel
+	Slots   int         `json:"slots,omitempty"` // from SMBIOS 16
+	Modules []RAMModule `json:"modules,omitempty"`
+}
+
+type RAMModule struct {
+	Slot         string `json:"slot,omitempty"`
+	Bytes        int64  `json:"bytes"`
+	Type         string `json:"type,omitempty"` // DDR3, DDR4…
+	Form         string `json:"form,omitempty"`
+	MTs          int    `json:"mt_per_s,omitempty"`
+	Manufacturer string `json:"manufacturer,omitempty"`
+	Part         string `json:"part,omitempty"`
+	Serial       string `json:"serial,omitempty"`
+}
+
+// Transports of a disk.
+const (
+	TransportSATA   = "sata"
+	TransportNVMe   = "nvme"
+	TransportSCSI   = "scsi"
+	TransportVirtio = "virtio"
+	TransportMMC    = "mmc"
+	TransportUSB    = "usb"
+	TransportOther  = "other"
+)
+
+// Class of what a disk holds, by the signatures at its head and tail and by
+// sampled blocks. Anything that can't be read or named is data.
+type Class string
+
+const (
+	ClassBlank      Class = "blank"
+	ClassStructured Class = "structured" // a partition table and nothing known behind it
+	ClassData       Class = "data"
+	ClassUnreadable Class = "unreadable"
+)
+
+// DiskID names one physical disk. Serial and Bytes bind an approval; Path is
+// only where it was seen this boot.
+type DiskID struct {
+	Path         string `json:"path"` // /dev/nvme0n1
+	Serial       string `json:"serial,omitempty"`
+	WWN          string `json:"wwn,omitempty"`
+	Model        string `json:"model,omitempty"`
+	Bytes        int64  `json:"bytes"`
+	LogicalBlock int    `json:"logical_block"`
+}
+
+type Disk struct {
+	DiskID
+	Firmware      string `json:"firmware,omitempty"`
+	Transport     string `json:"transport"`
+	PhysicalBlock int    `json:"physical_block,omitempty"`
+	Rotational    bool   `json:"rotational"`
+	Removable     bool   `json:"removable"`
+	ReadOnly      bool   `json:"read_only"`
+	InUse         string `json:"in_use,omitempty"` // by whom: "mounted", "held by dm-0"…
+	Class         Class  `json:"class"`
+	// Found lists the signatures that made the class: "gpt", "ntfs", "luks"…
+	// Never labels, names or content.
+	Found []string `json:"found,omitempty"`
+}
+
+type NIC struct {
+	Name      string `json:"name"`
+	MAC       string `json:"mac"`           // in use
+	Permanent string `json:"permanent_mac"` // burnt in; empty when the driver can't say
+	Driver    string `json:"driver,omitempty"`
+	Bus       string `json:"bus,omitempty"` // "pci", "usb"
+	Mbit      int    `json:"mbit_per_s,omitempty"`
+	Link      bool   `json:"link"`
+}
+
+// Gap is a piece of hardware that the boot files could not serve.
+type Gap struct {
+	ID     string `json:"id"`   // "pci 10ec:8125", "usb 0bda:8153"
+	What   string `json:"what"` // PCI class in words, or the driver that asked
+	Reason string `json:"reason"`
+}
+
+// Action is what the appliance wants of the PC now.
+type Action string
+
+const (
+	ActionHold  Action = "hold"  // wait; Plan.Reason says for what; poll again
+	ActionImage Action = "image" // write Plan.Image to Plan.Disk
+	ActionLocal Action = "local" // nothing to do here: reboot, the local disk will start
+	ActionFail  Action = "fail"  // nothing can be done; Plan.Reason and Plan.Next say why
+)
+
+// Plan answers a report. Serial grows with every change, so that a long poll
+// returns as soon as the plan is another one.
+type Plan struct {
+	Serial int64  `json:"serial"`
+	Number int    `json:"number"` // the device's number in the workshop, shown huge
+	Action Action `json:"action"`
+	Reason string `json:"reason,omitempty"` // one sentence for a volunteer
+	Next   string `json:"next,omitempty"`   // what to do about it
+	Job    string `json:"job,omitempty"`
+
+	Disk    *DiskID `json:"disk,omitempty"`
+	Content Class   `json:"content,omitempty"` // the class that was approved; another one now means stop
+	Image   *Image  `json:"image,omitempty"`
+}
+
+// Image tells the agent what to fetch and from where. Manifest and frames go in
+// the clear: the manifest is signed by the key in the initramfs.
+type Image struct {
+	Name        string  `json:"name"`
+	Root        string  `json:"root"` // hex
+	ManifestURL string  `json:"manifest_url"`
+	FramesURL   string  `json:"frames_url"`
+	Streams     int     `json:"streams"`
+	Checkin     Checkin `json:"checkin"` // written into the image's check-in slot, if it has one
+}
+
+// Phase of a job as the agent sees it.
+type Phase string
+
+const (
+	PhaseImaging   Phase = "imaging"
+	PhaseVerifying Phase = "verifying"
+	PhaseFinishing Phase = "finishing"
+)
+
+// Progress is droppable: the latest one wins and none changes a job's state.
+type Progress struct {
+	Job     string `json:"job"`
+	Phase   Phase  `json:"phase"`
+	Done    int64  `json:"done"`  // raw bytes
+	Total   int64  `json:"total"` // raw bytes
+	Rate    int64  `json:"rate"`  // raw bytes per second, over the last seconds
+	Fetched int64  `json:"fetched"`
+	Retries int    `json:"retries"`
+}
+
+// ProgressReply carries the wish to stop back to the agent; the appliance never
+// calls the agent.
+type ProgressReply struct {
+	Stop bool   `json:"stop"`
+	Why  string `json:"why,omitempty"`
+}
+
+// EventKind is a step of a job that is stored and chained.
+type EventKind string
+
+const (
+	EventImaging   EventKind = "imaging"   // the first write is about to happen
+	EventVerifying EventKind = "verifying" // all is written and synced, reading back begins
+	EventOutcome   EventKind = "outcome"   // the last one
+)
+
+// Event is idempotent by (Job, Seq): sent again until it is acknowledged.
+type Event struct {
+	Job     string    `json:"job"`
+	Seq     int       `json:"seq"` // 1, 2, 3…
+	Kind    EventKind `json:"kind"`
+	Clock   time.Time `json:"clock"`
+	Disk    *DiskID   `json:"disk,omitempty"`    // with EventImaging: read from the opened descriptor
+	Outcome *Outcome  `json:"outcome,omitempty"` // with EventOutcome
+}
+
+// Result of a job. There are three, and none is the zero value.
+type Result string
+
+const (
+	Done    Result = "done"    // every byte was read back and matched
+	Failed  Result = "failed"  // it did not happen; Cause says why
+	Unknown Result = "unknown" // nobody can say; treated as failed by everyone
+)
+
+type Outcome struct {
+	Result Result `json:"result"`
+	Cause  string `json:"cause,omitempty"` // what went wrong, one sentence
+	Next   string `json:"next,omitempty"`  // what a volunteer does next
+	Phase  Phase  `json:"phase,omitempty"` // where it went wrong
+
+	Disk       *DiskID       `json:"disk,omitempty"`
+	Root       string        `json:"root,omitempty"`
+	Raw        int64         `json:"raw,omitempty"`       // bytes the image holds
+	Fetched    int64         `json:"fetched,omitempty"`   // compressed bytes received
+	Written    int64         `json:"written,omitempty"`   // bytes written, zeroes included
+	ReadBack   int64         `json:"read_back,omitempty"` // bytes read from the disk and matched
+	Mismatches int           `json:"mismatches"`
+	Retries    int           `json:"retries"`
+	Streams    int           `json:"streams,omitempty"`
+	WriteTime  time.Duration `json:"write_ns,omitempty"`
+	ReadTime   time.Duration `json:"read_ns,omitempty"`
+	Finish     []string      `json:"finish,omitempty"`   // "partition 3 grown to 120 GB", "boot entry 0007 first"
+	Warnings   []string      `json:"warnings,omitempty"` // "the firmware refused a boot entry"
+}
+
+// Checkin is what a freshly imaged system needs in order to say, once, that it
+// started from its own drive. It is JSON, padded with spaces to the slot's size.
+type Checkin struct {
+	URL   string `json:"url"`   // https://10.77.0.1:8443/v1/checkin
+	Pin   string `json:"pin"`   // base64 of SHA-256 of the server's SPKI, as curl's --pinnedpubkey wants it after "sha256//"
+	Token string `json:"token"` // good for one job
+}
+
+// FirstBoot is the body of a check-in.
+type FirstBoot struct {
+	System string `json:"system"` // PRETTY_NAME of os-release
+	Kernel string `json:"kernel"`
+	Root   string `json:"root"`     // the root file system's device as the system sees it
+	MAC    string `json:"mac"`      // one MAC of the machine
+	UUID   string `json:"smbios"`   // SMBIOS UUID, if readable
+	Mode   string `json:"firmware"` // bios, uefi32, uefi64
+}

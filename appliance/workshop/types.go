@@ -1,0 +1,146 @@
+// Package workshop is what the appliance knows of the people's work: devices,
+// lots and jobs, which step may follow which, and whether a disk may be
+// written. Registry is the only writer; everything else looks on.
+package workshop
+
+import (
+	"time"
+
+	"refurb/agent/wire"
+)
+
+// JobState is where one attempt to image one disk in one PC stands.
+type JobState string
+
+const (
+	Booting   JobState = "booting"
+	Reported  JobState = "reported"
+	Held      JobState = "held"
+	Approved  JobState = "approved"
+	Imaging   JobState = "imaging"
+	Verifying JobState = "verifying"
+	Verified  JobState = "verified"
+	FirstBoot JobState = "first_boot_seen"
+	JobFailed JobState = "failed"
+	Cancelled JobState = "cancelled"
+	JobLost   JobState = "lost"
+)
+
+// DeviceState is where a device stands on its way through the house. People
+// move it, jobs don't.
+type DeviceState string
+
+const (
+	Expected      DeviceState = "expected"
+	Received      DeviceState = "received"
+	Ready         DeviceState = "ready"
+	Reserved      DeviceState = "reserved"
+	HandedOut     DeviceState = "handed_out"
+	Returned      DeviceState = "returned"
+	Rejected      DeviceState = "rejected"
+	Parts         DeviceState = "parts"
+	Recycled      DeviceState = "recycled"
+	ReturnedDonor DeviceState = "returned_to_donor"
+	DeviceLost    DeviceState = "lost"
+)
+
+// Device is one donated PC.
+type Device struct {
+	ID      string      `json:"id"`     // random, URL-safe
+	Number  int         `json:"number"` // 1, 2, 3…: what volunteers say and the PC shows
+	State   DeviceState `json:"state"`
+	Lot     string      `json:"lot,omitempty"`
+	MACs    []string    `json:"macs"` // permanent ones, lower case
+	Report  wire.Report `json:"report"`
+	Created time.Time   `json:"created"`
+	Seen    time.Time   `json:"seen"`          // last word from its agent
+	Job     string      `json:"job,omitempty"` // the newest job
+	Again   bool        `json:"again"`         // somebody asked for another imaging at its next boot
+	Image   string      `json:"image"`         // root that was asked for; empty: the lot's
+}
+
+// Lot is what one donor brings at one time.
+type Lot struct {
+	ID       string    `json:"id"`
+	Donor    string    `json:"donor"`
+	Image    string    `json:"image"`    // root
+	Standing bool      `json:"standing"` // blank disks of this lot may be imaged without asking
+	Opened   time.Time `json:"opened"`
+	OpenedBy string    `json:"opened_by"`
+	Closed   time.Time `json:"closed,omitzero"`
+}
+
+// Approval lets one disk be written once: in this boot of this device.
+type Approval struct {
+	By    string      `json:"by"` // a user's id, or "lot:<id>"
+	At    time.Time   `json:"at"`
+	Boot  string      `json:"boot"`
+	Disk  wire.DiskID `json:"disk"`
+	Class wire.Class  `json:"class"`
+}
+
+// Job is one attempt.
+type Job struct {
+	ID        string        `json:"id"`
+	Device    string        `json:"device"`
+	Lot       string        `json:"lot,omitempty"`
+	State     JobState      `json:"state"`
+	Boot      string        `json:"boot"`             // the agent's boot id
+	Reason    string        `json:"reason,omitempty"` // why held, failed or cancelled
+	Next      string        `json:"next,omitempty"`   // what to do about it
+	Before    JobState      `json:"before,omitempty"` // the state it was lost or failed in
+	Disk      *wire.DiskID  `json:"disk,omitempty"`
+	Class     wire.Class    `json:"class,omitempty"`
+	Image     string        `json:"image,omitempty"`
+	ImageName string        `json:"image_name,omitempty"`
+	Approval  *Approval     `json:"approval,omitempty"`
+	Outcome   *wire.Outcome `json:"outcome,omitempty"`
+	LastSeq   int           `json:"last_seq"` // newest event of the agent that was taken
+	Created   time.Time     `json:"created"`
+	Changed   time.Time     `json:"changed"`
+	// CheckinHash is SHA-256 of the check-in token, hex.
+	CheckinHash string `json:"checkin_hash,omitempty"`
+}
+
+// Event is one line of a device's history, to be chained by the audit package.
+type Event struct {
+	Time   time.Time         `json:"time"` // the appliance's clock, UTC
+	Device string            `json:"device"`
+	Job    string            `json:"job,omitempty"`
+	Kind   string            `json:"event"` // "reported", "job", "approved", "payload", "checkin"…
+	From   string            `json:"from,omitempty"`
+	To     string            `json:"to,omitempty"`
+	Actor  string            `json:"actor"`            // user id, "agent", "appliance", "lot:<id>"
+	Result string            `json:"result,omitempty"` // ok, failed, unknown
+	Reason string            `json:"reason,omitempty"`
+	Params map[string]string `json:"params,omitempty"`
+	// Evidence is SHA-256 of the document this line rests on (report, outcome), hex.
+	Evidence string `json:"evidence_sha256,omitempty"`
+}
+
+// Change is what one decision stores, in one transaction.
+type Change struct {
+	Devices []Device
+	Lots    []Lot
+	Jobs    []Job
+	Boots   []Boot
+	Events  []Event
+}
+
+// Boot is one start of an agent: the token that its script carried. The token
+// itself is never kept.
+type Boot struct {
+	TokenHash string    `json:"token_hash"` // SHA-256, hex
+	MAC       string    `json:"mac"`
+	Device    string    `json:"device,omitempty"` // known after the report
+	BootID    string    `json:"boot_id,omitempty"`
+	Issued    time.Time `json:"issued"`
+}
+
+// State is everything the registry holds, as a store gives it back at start.
+type State struct {
+	Devices []Device
+	Lots    []Lot
+	Jobs    []Job
+	Boots   []Boot
+}
