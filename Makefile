@@ -1,0 +1,77 @@
+# Refurb. `make help` lists what can be asked of it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BUILD := build
+DEMO  := $(BUILD)/demo
+GO    ?= go
+SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export GOFLAGS ?= -buildvcs=false
+
+VERSION   := $(shell git describe --always --dirty 2>/dev/null || echo dev)
+SOURCES   := $(shell find agent appliance images dashboard scripts -name '*.go' -o -path '*/static/*' -o -path '*/templates/*' -o -path '*/locales/*' -o -path 'images/recipes/*' -type f 2>/dev/null | grep -v /node_modules/)
+ROOTCMDS  := init gosh dmesg ip ls lsmod pci cat ps mount shutdown
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+PCS   ?= 3
+IMAGE ?= tiny
+DHCP  ?= full
+
+help: ## list these
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install what is needed from the system's packages
+	@scripts/setup.sh
+
+build: $(BUILD)/refurb $(BUILD)/refurb-agent $(BUILD)/tinyos $(BUILD)/base.cpio ## compile everything
+
+WEB := dashboard/static/vendor/.built
+$(WEB): package.json package-lock.json scripts/web-assets.sh
+	scripts/web-assets.sh
+	@touch $@
+
+$(BUILD)/refurb: $(SOURCES) go.mod $(WEB)
+	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $@ ./appliance/cmd/refurb
+
+# The agent's version stays out of it, so that it changes only when its code does.
+$(BUILD)/refurb-agent: $(SOURCES) go.mod
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ ./agent/cmd/refurb-agent
+
+$(BUILD)/tinyos: $(SOURCES) go.mod
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ ./images/recipes/tinyos
+
+$(BUILD)/base.cpio: go.mod
+	@mkdir -p $(BUILD)
+	$(GO) tool u-root -o $@.part -defaultsh=gosh $(ROOTCMDS:%=github.com/u-root/u-root/cmds/core/%)
+	mv $@.part $@
+
+demo: setup build ## a virtual batch: PCS=3 IMAGE=tiny, ONCE=1 to end with a verdict
+	$(SUDO) $(BUILD)/refurb lab demo --dir $(DEMO) --pcs $(PCS) --image $(IMAGE) $(if $(ONCE),--once)
+
+run: setup build ## the real workshop: sudo make run IFACE=enp3s0 [DHCP=proxy]
+	@[ -n "$(IFACE)" ] || { echo 'Say which network card leads to the workshop: make run IFACE=<nic>. There are:'; ip -br link | grep -v '^lo '; exit 2; }
+	$(SUDO) $(BUILD)/refurb payload build
+	$(SUDO) $(BUILD)/refurb serve --interface $(IFACE) --dhcp $(DHCP)
+
+check: $(WEB) ## gofmt, vet, staticcheck, import rules
+	@out=$$(gofmt -l agent appliance images dashboard scripts); [ -z "$$out" ] || { echo "gofmt these:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags e2e ./...
+	$(GO) run $(STATICCHECK) -tags e2e ./...
+	CGO_ENABLED=0 $(GO) vet ./agent/... ./images/recipes/tinyos
+	$(GO) test ./scripts/arch
+
+test: setup build check ## everything that must hold, end to end included
+	$(GO) test -race -timeout 15m ./...
+	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -timeout 24m -count=1 -v ./scripts/e2e -dir $(abspath $(BUILD))
+
+e2e-full: setup build ## the slower matrices too
+	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -timeout 80m -count=1 -v ./scripts/e2e ./images/recipes ./appliance/netboot -dir $(abspath $(BUILD)) -full
+
+bench: setup build ## figures as "name value unit" lines
+	$(GO) test -run '^$$' -bench . ./images/... ./agent/... | scripts/bench/lines.sh
+
+clean: ## remove what was built; downloads stay in build/cache
+	rm -rf $(BUILD)/refurb $(BUILD)/refurb-agent $(BUILD)/tinyos $(BUILD)/base.cpio $(DEMO)
+
+.PHONY: help setup build demo run check test e2e-full bench clean

@@ -1,0 +1,156 @@
+// Package appliance is the server in the workshop: it answers the network boot
+// of donated PCs, tells their agents what to do and keeps the records.
+package appliance
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+)
+
+// Config of the appliance. A file in TOML holds it under the same names as the
+// command line's flags; a flag wins over the file.
+type Config struct {
+	Interface string        `toml:"interface"`  // the workshop's network: "enp3s0"
+	Address   string        `toml:"address"`    // IPv4 with prefix; empty: what the interface has, else 10.77.0.1/24 is set on it
+	DHCP      string        `toml:"dhcp"`       // "full" or "proxy"
+	Pool      string        `toml:"pool"`       // "10.77.0.100-10.77.0.250"; empty: the upper half of the network
+	Router    string        `toml:"router"`     // given to PCs, full mode only; empty: none
+	DNS       []string      `toml:"dns"`        // likewise
+	Data      string        `toml:"data"`       // folder of records, keys, images and boot files
+	HTTP      int           `toml:"http"`       // port of boot files and images
+	Agents    int           `toml:"agents"`     // port of the agents' API, TLS
+	Dashboard string        `toml:"dashboard"`  // address of the dashboard
+	LostAfter time.Duration `toml:"lost_after"` // silence after which a PC counts as lost
+	Streams   int           `toml:"streams"`    // parallel streams to one PC; 0: by its memory
+
+	// TestPlainROM treats QEMU's BIOS ROM, which is iPXE, as a vendor's. Tests only.
+	TestPlainROM bool `toml:"-"`
+}
+
+// DefaultConfig is what holds where neither file nor flag says anything.
+func DefaultConfig() Config {
+	return Config{
+		DHCP:      "full",
+		Data:      "/var/lib/refurb",
+		HTTP:      8080,
+		Agents:    8443,
+		Dashboard: ":8000",
+		LostAfter: time.Minute,
+	}
+}
+
+// ReadConfig lays the file over c. A key that it doesn't know is an error: a
+// typing slip must not quietly leave a default in force.
+func ReadConfig(c *Config, path string) error {
+	md, err := toml.DecodeFile(path, c)
+	if err != nil {
+		var pe toml.ParseError
+		if errors.As(err, &pe) {
+			return fmt.Errorf("%s, line %d: %s", path, pe.Position.Line, pe.Message)
+		}
+		return fmt.Errorf("configuration: %w", err)
+	}
+	for _, k := range md.Undecoded() {
+		known := "interface, address, dhcp, pool, router, dns, data, http, agents, dashboard, lost_after, streams"
+		return fmt.Errorf("%s: unknown key %q (known: %s)", path, k, known)
+	}
+	return nil
+}
+
+// Network is the checked, numeric side of a Config.
+type Network struct {
+	Prefix   netip.Prefix // the appliance's address in its network
+	From, To netip.Addr   // the pool, full mode
+	Router   netip.Addr
+	DNS      []netip.Addr
+}
+
+// Check finds what is wrong with c before anything is opened. addr is the
+// appliance's address on its interface.
+func (c *Config) Check(addr netip.Prefix) (Network, error) {
+	n := Network{Prefix: addr}
+	if c.DHCP != "full" && c.DHCP != "proxy" {
+		return n, fmt.Errorf("dhcp = %q: say \"full\" (no other DHCP server on this network) or \"proxy\" (beside a router)", c.DHCP)
+	}
+	for name, port := range map[string]int{"http": c.HTTP, "agents": c.Agents} {
+		if port < 1 || port > 65535 {
+			return n, fmt.Errorf("%s = %d: a port is a number from 1 to 65535", name, port)
+		}
+	}
+	if c.HTTP == c.Agents {
+		return n, fmt.Errorf("http and agents both want port %d: give them two", c.HTTP)
+	}
+	if c.LostAfter < 10*time.Second {
+		return n, fmt.Errorf("lost_after = %v: at least 10s, or a busy PC counts as lost", c.LostAfter)
+	}
+	if c.Streams < 0 || c.Streams > 32 {
+		return n, fmt.Errorf("streams = %d: 0 (by memory) to 32", c.Streams)
+	}
+	var err error
+	if c.Router != "" {
+		if n.Router, err = netip.ParseAddr(c.Router); err != nil || !addr.Contains(n.Router) {
+			return n, fmt.Errorf("router = %q: want an address inside %v", c.Router, addr.Masked())
+		}
+	}
+	for _, d := range c.DNS {
+		a, err := netip.ParseAddr(d)
+		if err != nil || !a.Is4() {
+			return n, fmt.Errorf("dns: %q is no IPv4 address", d)
+		}
+		n.DNS = append(n.DNS, a)
+	}
+	if c.DHCP == "full" {
+		n.From, n.To, err = pool(c.Pool, addr)
+	}
+	return n, err
+}
+
+// pool reads "FROM-TO" or takes the upper half of the network, without its
+// broadcast address and the appliance itself.
+func pool(s string, addr netip.Prefix) (from, to netip.Addr, err error) {
+	if !addr.Addr().Is4() || addr.Bits() > 29 {
+		return from, to, fmt.Errorf("the network %v is too small to hand out addresses: give an IPv4 network of /29 or larger", addr.Masked())
+	}
+	if s == "" {
+		base := addr.Masked().Addr().As4()
+		first := uint32(base[0])<<24 | uint32(base[1])<<16 | uint32(base[2])<<8 | uint32(base[3])
+		size := uint32(1) << (32 - addr.Bits())
+		return ip4(first + size/2), ip4(first + size - 2), nil
+	}
+	a, b, ok := strings.Cut(s, "-")
+	from, e1 := netip.ParseAddr(strings.TrimSpace(a))
+	to, e2 := netip.ParseAddr(strings.TrimSpace(b))
+	if !ok || e1 != nil || e2 != nil {
+		return from, to, fmt.Errorf("pool = %q: want FROM-TO, such as 10.77.0.100-10.77.0.250", s)
+	}
+	if !addr.Contains(from) || !addr.Contains(to) || to.Less(from) {
+		return from, to, fmt.Errorf("pool = %q: both ends must lie inside %v, the lower one first", s, addr.Masked())
+	}
+	return from, to, nil
+}
+
+func ip4(n uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+// makeData makes the data folder and those in it, closed to other users.
+func makeData(dir string) error {
+	for _, d := range []string{"", "keys", "images", "payload", "cache"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			if errors.Is(err, fs.ErrPermission) {
+				return fmt.Errorf("data folder: %w (run as root, or choose one of your own with --data)", err)
+			}
+			return fmt.Errorf("data folder: %w", err)
+		}
+	}
+	return nil
+}
+

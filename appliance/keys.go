@@ -1,0 +1,131 @@
+package appliance
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Keys are the appliance's two secrets. Signing proves image manifests and the
+// audit log's head; TLS carries the agents' API. Agents know both by heart from
+// the initramfs.
+type Keys struct {
+	Signing ed25519.PrivateKey
+	TLS     tls.Certificate
+	Pin     string // base64 of SHA-256 of the TLS key's SubjectPublicKeyInfo, as in RFC 7469 §2.4
+}
+
+// LoadKeys reads the keys of a data folder and makes those that aren't there
+// yet, readable by their owner alone. A damaged or too openly readable key is an
+// error: a new one made in silence would orphan every image and record.
+func LoadKeys(data string) (*Keys, error) {
+	if err := makeData(data); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(data, "keys")
+	k := &Keys{}
+	seed, err := keyFile(filepath.Join(dir, "signing.ed25519"), "REFURB ED25519 SEED", func() ([]byte, error) {
+		seed := make([]byte, ed25519.SeedSize)
+		_, err := rand.Read(seed)
+		return seed, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("keys/signing.ed25519 is damaged: restore it from your backup")
+	}
+	k.Signing = ed25519.NewKeyFromSeed(seed)
+
+	der, err := keyFile(filepath.Join(dir, "tls.pem"), "PRIVATE KEY", func() ([]byte, error) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		return x509.MarshalPKCS8PrivateKey(key)
+	})
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if err != nil || !ok {
+		return nil, fmt.Errorf("keys/tls.pem is damaged: restore it from your backup")
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(spki)
+	k.Pin = base64.StdEncoding.EncodeToString(sum[:])
+	// The certificate only carries the key. Its dates mean nothing to agents,
+	// whose clocks are often wrong.
+	cert := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "Refurb appliance"},
+		NotBefore:    time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
+		NotAfter:     time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+	crt, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	k.TLS = tls.Certificate{Certificate: [][]byte{crt}, PrivateKey: key}
+	return k, nil
+}
+
+// keyFile reads one PEM block, or makes the file by fresh.
+func keyFile(path, kind string, fresh func() ([]byte, error)) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		secret, err := fresh()
+		if err != nil {
+			return nil, err
+		}
+		return secret, writeKey(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: secret}))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s can be read by other users (%v): run `chmod 600 %s`, and make a new key if somebody may have copied it", path, st.Mode().Perm(), path)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != kind {
+		return nil, fmt.Errorf("%s is damaged: restore it from your backup", path)
+	}
+	return block.Bytes, nil
+}
+
+// writeKey makes the file whole or not at all, so that a power cut leaves no
+// half key.
+func writeKey(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("key: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("key: %w", err)
+	}
+	return os.Rename(f.Name(), path)
+}
