@@ -56,7 +56,8 @@ type Device struct {
 	Seen    time.Time   `json:"seen"`          // last word from its agent
 	Job     string      `json:"job,omitempty"` // the newest job
 	Again   bool        `json:"again"`         // somebody asked for another imaging at its next boot
-	Image   string      `json:"image"`         // root that was asked for; empty: the lot's
+	AgainBy string      `json:"again_by,omitempty"`
+	Image   string      `json:"image"` // root that was asked for; empty: the lot's
 }
 
 // Lot is what one donor brings at one time.
@@ -79,6 +80,23 @@ type Approval struct {
 	Class wire.Class  `json:"class"`
 }
 
+// Hold says what a held job waits for, so that the right thing sets it going.
+type Hold string
+
+const (
+	HoldLot      Hold = "lot"      // no lot is open
+	HoldImage    Hold = "image"    // no image is chosen, or it is gone
+	HoldApproval Hold = "approval" // a person has to approve the disk
+	HoldSeveral  Hold = "several"  // a person has to say which disk, and approve it
+	HoldSerial   Hold = "serial"   // the disk gives no serial: approved by path and size
+	HoldRestart  Hold = "restart"  // the last attempt was cut off by a restart
+)
+
+// Approvable reports whether a person's approval ends this hold.
+func (h Hold) Approvable() bool {
+	return h == HoldApproval || h == HoldSeveral || h == HoldSerial || h == HoldRestart
+}
+
 // Job is one attempt.
 type Job struct {
 	ID        string        `json:"id"`
@@ -86,6 +104,7 @@ type Job struct {
 	Lot       string        `json:"lot,omitempty"`
 	State     JobState      `json:"state"`
 	Boot      string        `json:"boot"`             // the agent's boot id
+	Hold      Hold          `json:"hold,omitempty"`   // what a held job waits for
 	Reason    string        `json:"reason,omitempty"` // why held, failed or cancelled
 	Next      string        `json:"next,omitempty"`   // what to do about it
 	Before    JobState      `json:"before,omitempty"` // the state it was lost or failed in
@@ -93,11 +112,14 @@ type Job struct {
 	Class     wire.Class    `json:"class,omitempty"`
 	Image     string        `json:"image,omitempty"`
 	ImageName string        `json:"image_name,omitempty"`
+	Bytes     int64         `json:"bytes,omitempty"` // raw bytes of the image: what a proof has to read back
 	Approval  *Approval     `json:"approval,omitempty"`
 	Outcome   *wire.Outcome `json:"outcome,omitempty"`
-	LastSeq   int           `json:"last_seq"` // newest event of the agent that was taken
-	Created   time.Time     `json:"created"`
-	Changed   time.Time     `json:"changed"`
+	// Taken holds the kinds of the agent's events in their order; the next one
+	// has sequence number len(Taken)+1.
+	Taken   []wire.EventKind `json:"taken,omitempty"`
+	Created time.Time        `json:"created"`
+	Changed time.Time        `json:"changed"`
 	// CheckinHash is SHA-256 of the check-in token, hex.
 	CheckinHash string `json:"checkin_hash,omitempty"`
 }
@@ -124,6 +146,7 @@ type Change struct {
 	Lots    []Lot
 	Jobs    []Job
 	Boots   []Boot
+	Forget  []string // token hashes of boots that are over
 	Events  []Event
 }
 

@@ -1,0 +1,41 @@
+package workshop
+
+import (
+	"time"
+
+	"refurb/agent/wire"
+)
+
+// View is everything a list of devices shows, at one moment.
+type View struct {
+	Time    time.Time    `json:"time"`
+	Devices []DeviceView `json:"devices"` // by number
+	Lots    []Lot        `json:"lots"`    // newest first
+}
+
+// DeviceView is one line of that list. What it points to is not changed later:
+// a new state comes as a new DeviceView.
+type DeviceView struct {
+	Device
+	Job      *Job           `json:"newest_job,omitempty"`
+	Progress *wire.Progress `json:"progress,omitempty"` // only while its job is imaging or verifying
+	ETA      time.Duration  `json:"eta_ns,omitempty"`   // until the job is done, reading back included; 0: not known
+	Online   bool           `json:"online"`             // its agent was heard of within Config.LostAfter
+}
+
+// Update is what changed since the one before it. A device or a lot comes
+// whole; none is ever removed.
+type Update struct {
+	Time    time.Time    `json:"time"`
+	Devices []DeviceView `json:"devices,omitempty"`
+	Lots    []Lot        `json:"lots,omitempty"`
+}
+
+// DeviceDetail is all there is to one device but its history, which the store
+// keeps.
+type DeviceDetail struct {
+	DeviceView
+	Lot        *Lot        `json:"its_lot,omitempty"`
+	Jobs       []Job       `json:"jobs"`                 // newest first
+	Candidates []wire.Disk `json:"candidates,omitempty"` // disks that an approval may name now; empty unless the job waits for one
+}
