@@ -17,6 +17,12 @@ import (
 	"time"
 )
 
+// What Manifest.Boots can hold.
+const (
+	BootsBIOS = "bios"
+	BootsUEFI = "uefi"
+)
+
 const (
 	FrameSize   = 4 << 20  // raw bytes of every frame but the last
 	MaxManifest = 64 << 20 // bytes; a 2 TiB image stays below
