@@ -65,50 +65,54 @@ func ReadConfig(c *Config, path string) error {
 	return nil
 }
 
-// Network is the checked, numeric side of a Config.
-type Network struct {
-	Prefix   netip.Prefix // the appliance's address in its network
-	From, To netip.Addr   // the pool, full mode
-	Router   netip.Addr
-	DNS      []netip.Addr
-}
-
-// Check finds what is wrong with c before anything is opened. addr is the
-// appliance's address on its interface.
-func (c *Config) Check(addr netip.Prefix) (Network, error) {
-	n := Network{Prefix: addr}
+// Check finds what is wrong with c before anything is opened.
+func (c *Config) Check() error {
 	if c.DHCP != "full" && c.DHCP != "proxy" {
-		return n, fmt.Errorf("dhcp = %q: say \"full\" (no other DHCP server on this network) or \"proxy\" (beside a router)", c.DHCP)
+		return fmt.Errorf("dhcp = %q: say \"full\" (no other DHCP server on this network) or \"proxy\" (beside a router)", c.DHCP)
 	}
 	for name, port := range map[string]int{"http": c.HTTP, "agents": c.Agents} {
 		if port < 1 || port > 65535 {
-			return n, fmt.Errorf("%s = %d: a port is a number from 1 to 65535", name, port)
+			return fmt.Errorf("%s = %d: a port is a number from 1 to 65535", name, port)
 		}
 	}
 	if c.HTTP == c.Agents {
-		return n, fmt.Errorf("http and agents both want port %d: give them two", c.HTTP)
+		return fmt.Errorf("http and agents both want port %d: give them two", c.HTTP)
 	}
 	if c.LostAfter < 10*time.Second {
-		return n, fmt.Errorf("lost_after = %v: at least 10s, or a busy PC counts as lost", c.LostAfter)
+		return fmt.Errorf("lost_after = %v: at least 10s, or a busy PC counts as lost", c.LostAfter)
 	}
 	if c.Streams < 0 || c.Streams > 32 {
-		return n, fmt.Errorf("streams = %d: 0 (by memory) to 32", c.Streams)
+		return fmt.Errorf("streams = %d: 0 (by the PC's memory) to 32", c.Streams)
 	}
+	for _, d := range c.DNS {
+		if a, err := netip.ParseAddr(d); err != nil || !a.Is4() {
+			return fmt.Errorf("dns: %q is no IPv4 address", d)
+		}
+	}
+	return nil
+}
+
+// network is what the appliance gives out, on the network that addr lies in.
+type network struct {
+	addr     netip.Prefix // the appliance's own
+	from, to netip.Addr   // the pool, full mode
+	router   netip.Addr   // none: not valid
+	dns      []netip.Addr
+}
+
+func (c *Config) network(addr netip.Prefix) (network, error) {
+	n := network{addr: addr}
 	var err error
 	if c.Router != "" {
-		if n.Router, err = netip.ParseAddr(c.Router); err != nil || !addr.Contains(n.Router) {
+		if n.router, err = netip.ParseAddr(c.Router); err != nil || !addr.Contains(n.router) {
 			return n, fmt.Errorf("router = %q: want an address inside %v", c.Router, addr.Masked())
 		}
 	}
 	for _, d := range c.DNS {
-		a, err := netip.ParseAddr(d)
-		if err != nil || !a.Is4() {
-			return n, fmt.Errorf("dns: %q is no IPv4 address", d)
-		}
-		n.DNS = append(n.DNS, a)
+		n.dns = append(n.dns, netip.MustParseAddr(d)) // Check has parsed them
 	}
 	if c.DHCP == "full" {
-		n.From, n.To, err = pool(c.Pool, addr)
+		n.from, n.to, err = pool(c.Pool, addr)
 	}
 	return n, err
 }

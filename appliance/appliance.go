@@ -1,0 +1,227 @@
+package appliance
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/errgroup"
+
+	"refurb/appliance/audit"
+	"refurb/appliance/netboot"
+	"refurb/appliance/payload"
+	"refurb/appliance/store"
+	"refurb/appliance/workshop"
+	"refurb/images"
+	"refurb/images/depot"
+)
+
+// Appliance is the server, its parts opened but not yet listening.
+type Appliance struct {
+	Config   Config
+	Keys     *Keys
+	Store    *store.Store
+	Depot    *depot.Depot
+	Registry *workshop.Registry
+
+	log   *slog.Logger
+	files *payload.Payload
+	net   network // known once Run has joined it
+}
+
+// Open opens the data folder: keys, records, images, boot files.
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Appliance, error) {
+	keys, err := LoadKeys(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	a := &Appliance{Config: cfg, Keys: keys, log: log}
+	if a.files, err = payload.Open(filepath.Join(cfg.Data, "payload")); err != nil {
+		return nil, err
+	}
+	if a.Depot, err = depot.Open(filepath.Join(cfg.Data, "images"), keys.Signing); err != nil {
+		return nil, err
+	}
+	if a.Store, err = OpenStore(cfg.Data); err != nil {
+		return nil, err
+	}
+	a.Registry, err = workshop.Open(ctx, workshop.Config{
+		Store: a.Store, Images: catalogue{a.Depot}, BaseURL: a.urls,
+		LostAfter: cfg.LostAfter, Payload: a.files.Describe(), PinB64: keys.Pin, Log: log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, a.Store.Close())
+	}
+	return a, nil
+}
+
+// OpenStore opens the records of a data folder.
+func OpenStore(data string) (*store.Store, error) {
+	return store.Open(filepath.Join(data, "refurb.db"), audit.Seal)
+}
+
+// Close closes the records; everything else has ended with Run.
+func (a *Appliance) Close() error { return a.Store.Close() }
+
+// urls are where PCs find the appliance.
+func (a *Appliance) urls() (agents, plain string) {
+	ip := a.net.addr.Addr()
+	return fmt.Sprintf("https://%s:%d", ip, a.Config.Agents), fmt.Sprintf("http://%s:%d", ip, a.Config.HTTP)
+}
+
+// Run serves until ctx ends or a part fails; then every part ends. page is the
+// dashboard, or nil.
+func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
+	cfg := a.Config
+	addr, leave, err := joinNetwork(cfg.Interface, cfg.Address)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if a.net, err = cfg.network(addr); err != nil {
+		return err
+	}
+	mode := netboot.Full
+	if cfg.DHCP == "proxy" {
+		mode = netboot.Proxy
+	} else if other, err := netboot.FindServer(ctx, cfg.Interface); err != nil {
+		a.log.Warn("could not look for another DHCP server", "err", err)
+	} else if other.IsValid() {
+		return fmt.Errorf("another DHCP server, %v, answers on %s: two would fight over every PC; use --dhcp=proxy beside it, or unplug it", other, cfg.Interface)
+	}
+	boot, err := netboot.New(netboot.Config{
+		Interface: cfg.Interface, IP: addr.Addr(), Net: addr.Masked(), Mode: mode,
+		PoolFrom: a.net.from, PoolTo: a.net.to, Lease: 2 * time.Hour, Router: a.net.router, DNS: a.net.dns,
+		HTTPPort: cfg.HTTP, Files: os.DirFS(filepath.Join(a.files.Dir, "boot")),
+		LeaseFile:    filepath.Join(cfg.Data, "leases.json"),
+		RouterAdvert: mode == netboot.Full, Log: a.log, Desk: desk{a},
+		TestPlainROM: cfg.TestPlainROM,
+	})
+	if err != nil {
+		return err
+	}
+
+	plain := newEcho()
+	plain.Pre(netboot.CleanPath)
+	boot.Register(plain)
+	a.Depot.Register(plain)
+	agents := newEcho()
+	RegisterAgentAPI(agents, a.Registry, a.log)
+
+	// All ports are taken before any part starts, so that a taken one is a plain
+	// error and not half an appliance.
+	ip := addr.Addr().String()
+	lnPlain, err := listen("the server of boot files and images", net.JoinHostPort(ip, fmt.Sprint(cfg.HTTP)))
+	if err != nil {
+		return err
+	}
+	defer lnPlain.Close()
+	lnAgents, err := listen("the agents' API", net.JoinHostPort(ip, fmt.Sprint(cfg.Agents)))
+	if err != nil {
+		return err
+	}
+	defer lnAgents.Close()
+	lnAgents = tls.NewListener(lnAgents, &tls.Config{Certificates: []tls.Certificate{a.Keys.TLS}, MinVersion: tls.VersionTLS13})
+
+	parts := map[string]func(context.Context) error{
+		"network boot": boot.Run,
+		"registry":     a.Registry.Run,
+		"boot files":   func(ctx context.Context) error { return serveHTTP(ctx, lnPlain, plain) },
+		"agents' API":  func(ctx context.Context) error { return serveHTTP(ctx, lnAgents, agents) },
+	}
+	if page != nil {
+		ln, err := listen("the dashboard", cfg.Dashboard)
+		if err != nil {
+			return err
+		}
+		defer ln.Close()
+		parts["dashboard"] = func(ctx context.Context) error { return serveHTTP(ctx, ln, page) }
+		a.log.Info("dashboard", "address", "http://"+ln.Addr().String())
+	}
+	a.log.Info("ready", "interface", cfg.Interface, "address", addr, "dhcp", cfg.DHCP, "boot_files", a.files.Describe())
+
+	g, ctx := errgroup.WithContext(ctx)
+	for name, run := range parts {
+		g.Go(func() error {
+			err := run(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("ended by itself")
+			}
+			if err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return ctx.Err()
+		})
+	}
+	return g.Wait()
+}
+
+func newEcho() *echo.Echo {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	return e
+}
+
+// serveHTTP serves h until ctx ends, then gives open requests a moment.
+func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 20 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		// Long polls and event streams end with the server.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ln) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	if err := s.Shutdown(grace); err != nil {
+		_ = s.Close()
+	}
+	return ctx.Err()
+}
+
+// desk answers the boot chain's questions from the registry.
+type desk struct{ *Appliance }
+
+func (d desk) Boot(ctx context.Context, c netboot.Client) (netboot.Answer, error) {
+	local, token, err := d.Registry.Boot(ctx, c.MAC, c.UUID)
+	if err != nil || local {
+		return netboot.Answer{Local: true}, err
+	}
+	url, _ := d.urls()
+	return netboot.Answer{Args: []string{"refurb.url=" + url, "refurb.token=" + token, "refurb.mac=" + c.MAC}}, nil
+}
+
+func (d desk) Sighting(s netboot.Sighting) {
+	level := slog.LevelDebug
+	if s.Err != "" {
+		level = slog.LevelWarn
+	}
+	d.log.Log(context.Background(), level, "boot", "what", s.What, "mac", s.MAC, "ip", s.IP, "detail", s.Detail, "err", s.Err)
+}
+
+// catalogue is the depot as the registry needs it.
+type catalogue struct{ *depot.Depot }
+
+func (c catalogue) Image(root string) (string, *images.Manifest, error) {
+	_, m, err := c.Manifest(root)
+	if err != nil {
+		return "", nil, err
+	}
+	return m.Name, m, nil
+}
