@@ -157,4 +157,3 @@ func makeData(dir string) error {
 	}
 	return nil
 }
-

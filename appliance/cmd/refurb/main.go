@@ -1,0 +1,85 @@
+// Command refurb is the appliance and every tool around it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+var version = "dev" // set by the build
+
+// cli is the whole command line.
+type cli struct {
+	Serve   serveCmd   `cmd:"" help:"Run the appliance on a workshop's network."`
+	Image   imageCmd   `cmd:"" help:"Import, build, list, verify and remove disk images."`
+	Payload payloadCmd `cmd:"" help:"Build and show the boot files that PCs are given."`
+	Audit   auditCmd   `cmd:"" help:"Export and verify audit logs."`
+	User    userCmd    `cmd:"" help:"List and add the dashboard's users, reset a password."`
+	Lab     labCmd     `cmd:"" help:"A workshop of virtual PCs on this machine."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+
+	Debug bool `help:"Log every detail."`
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run() error {
+	fmt.Println("refurb", version)
+	return nil
+}
+
+// dataFlag is shared by all commands that touch the data folder.
+type dataFlag struct {
+	Data string `help:"Folder of records, keys, images and boot files." default:"/var/lib/refurb" env:"REFURB_DATA" type:"path"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string) int {
+	var c cli
+	if len(args) > 0 && args[0] == "help" {
+		args = append(args[1:], "--help")
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	p, err := kong.New(&c, kong.Name("refurb"),
+		kong.Description("A network-boot refurbishing appliance: donated PCs boot from it, are imaged, read back and recorded."),
+		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.BindTo(ctx, (*context.Context)(nil)))
+	if err != nil {
+		panic(err) // the table above is wrong
+	}
+	k, err := p.Parse(args)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "refurb: %v (see `refurb help`)\n", err)
+		return 2
+	}
+	level := slog.LevelInfo
+	if c.Debug {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	switch err := k.Run(log); {
+	case err == nil:
+		return 0
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "refurb: interrupted")
+		return 130
+	default:
+		fmt.Fprintf(os.Stderr, "refurb: %v\n", err)
+		return 1
+	}
+}
