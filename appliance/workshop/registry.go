@@ -2,9 +2,15 @@ package workshop
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"refurb/agent/wire"
 	"refurb/images"
@@ -22,7 +28,7 @@ type Images interface {
 	Image(root string) (name string, m *images.Manifest, err error)
 }
 
-// Config of a Registry. Store and Images are required.
+// Config of a Registry. Store, Images and BaseURL are required.
 type Config struct {
 	Store     Store
 	Images    Images
@@ -33,6 +39,20 @@ type Config struct {
 	Log       *slog.Logger
 	Now       func() time.Time // nil: time.Now
 }
+
+// Bounds against strangers on the LAN, who need no more than a network cable to
+// ask for a boot script and to report a PC that doesn't exist.
+const (
+	maxDevices  = 20_000
+	maxBoots    = 4096
+	perMAC      = 4 // boots kept for one network address
+	maxReports  = 32
+	maxEvents   = 32
+	tokenLife   = 24 * time.Hour
+	approvalFor = 10 * time.Minute
+	maxWait     = 30 * time.Second // of a long poll
+	streams     = 4
+)
 
 // Kind of a Refusal.
 type Kind int
@@ -59,52 +79,291 @@ func (r *Refusal) Error() string {
 	return r.Message + " (" + r.Next + ")"
 }
 
-// Registry is the only writer of devices, lots and jobs.
-type Registry struct{ cfg Config }
+// Registry is the only writer of devices, lots and jobs. Every decision is
+// stored before memory changes and before anybody hears of it.
+type Registry struct {
+	cfg Config
 
-var errNotYet = errors.New("not yet")
-
-func Open(ctx context.Context, cfg Config) (*Registry, error) { return &Registry{cfg: cfg}, nil }
-
-func (r *Registry) Boot(ctx context.Context, mac, uuid string) (local bool, token string, err error) {
-	return false, "", errNotYet
-}
-func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (wire.Plan, error) {
-	return wire.Plan{}, errNotYet
-}
-func (r *Registry) Plan(ctx context.Context, token string, have int64, wait time.Duration) (wire.Plan, error) {
-	return wire.Plan{}, errNotYet
-}
-func (r *Registry) Progress(ctx context.Context, token string, p wire.Progress) (wire.ProgressReply, error) {
-	return wire.ProgressReply{}, errNotYet
-}
-func (r *Registry) Event(ctx context.Context, token string, e wire.Event) error { return errNotYet }
-func (r *Registry) Checkin(ctx context.Context, token string, f wire.FirstBoot) error {
-	return errNotYet
-}
-func (r *Registry) OpenLot(ctx context.Context, actor, donor, image string, standing bool) (Lot, error) {
-	return Lot{}, errNotYet
-}
-func (r *Registry) CloseLot(ctx context.Context, actor, id string) error { return errNotYet }
-func (r *Registry) Approve(ctx context.Context, actor, jobID, diskPath, serialTail string) error {
-	return errNotYet
-}
-func (r *Registry) ImageAgain(ctx context.Context, actor, deviceID, image string) error {
-	return errNotYet
-}
-func (r *Registry) Cancel(ctx context.Context, actor, jobID, reason string) error { return errNotYet }
-func (r *Registry) MoveDevice(ctx context.Context, actor, deviceID string, to DeviceState, reason string) error {
-	return errNotYet
+	mu        sync.Mutex
+	devices   map[string]*Device // what the maps point to is replaced, never changed
+	jobs      map[string]*Job
+	history   map[string][]string // device → its jobs, oldest first
+	lots      map[string]*Lot
+	open      string              // the open lot
+	boots     map[string]*Boot    // by token hash
+	byMAC     map[string][]string // token hashes, oldest first
+	byBoot    map[string]string   // boot id → token hash
+	found     map[string][]string // key of an identity → devices
+	checkins  map[string]string   // hash of a check-in token → job
+	strange   map[string]bool     // jobs whose check-in came from another PC
+	reports   map[string]int      // token hash → reports taken
+	presence  map[string]*presence
+	number    int
+	watchers  map[*watcher]bool
+	newcomers *rate.Limiter
+	scripts   *rate.Limiter
 }
 
-// Watch returns the state now and a channel of what changes after it, until ctx
-// ends; then the channel is closed. Changes that the reader is too slow for are
-// merged.
-func (r *Registry) Watch(ctx context.Context) (View, <-chan Update) {
-	return View{}, make(chan Update)
+// presence is what is known of a device's agent while the program runs.
+type presence struct {
+	heard    time.Time // arrival of its last request
+	left     time.Time // end of its last long poll
+	polls    int       // open long polls
+	progress *wire.Progress
+	rate     float64 // smoothed
+	serial   int64   // of its plan
+	changed  chan struct{}
+	online   bool // as last shown
 }
-func (r *Registry) View() View                            { return View{} }
-func (r *Registry) Device(id string) (DeviceDetail, bool) { return DeviceDetail{}, false }
 
-// Run looks for lost agents and what has expired, until ctx ends.
-func (r *Registry) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+// Open loads the registry from its store.
+func Open(ctx context.Context, cfg Config) (*Registry, error) {
+	if cfg.Store == nil || cfg.Images == nil || cfg.BaseURL == nil {
+		return nil, errors.New("workshop: Store, Images and BaseURL are required")
+	}
+	if cfg.LostAfter <= 0 {
+		cfg.LostAfter = time.Minute
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s, err := cfg.Store.Load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("loading the workshop's records: %w", err)
+	}
+	r := &Registry{
+		cfg:     cfg,
+		devices: map[string]*Device{}, jobs: map[string]*Job{}, history: map[string][]string{},
+		lots: map[string]*Lot{}, boots: map[string]*Boot{}, byMAC: map[string][]string{},
+		byBoot: map[string]string{}, found: map[string][]string{}, checkins: map[string]string{},
+		strange: map[string]bool{}, reports: map[string]int{}, presence: map[string]*presence{},
+		watchers:  map[*watcher]bool{},
+		newcomers: rate.NewLimiter(2, 200),
+		scripts:   rate.NewLimiter(20, 400),
+	}
+	slices.SortFunc(s.Jobs, func(a, b Job) int { return a.Created.Compare(b.Created) })
+	slices.SortFunc(s.Boots, func(a, b Boot) int { return a.Issued.Compare(b.Issued) })
+	r.apply(Change{Devices: s.Devices, Lots: s.Lots, Jobs: s.Jobs, Boots: s.Boots})
+	// The agents get their time anew: it was this program that was away.
+	now := cfg.Now()
+	for id := range r.devices {
+		r.at(id).left = now
+	}
+	return r, nil
+}
+
+// draft is a decision in the making.
+type draft struct {
+	r         *Registry
+	now       time.Time
+	devices   []*Device
+	jobs      []*Job
+	lots      []*Lot
+	boots     []*Boot
+	forget    []string
+	events    []Event
+	documents []Document
+}
+
+// decide runs f, stores what it decided, and only then changes memory and tells
+// the watchers. An error of f or of the store leaves everything as it was.
+func (r *Registry) decide(ctx context.Context, f func(d *draft) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := &draft{r: r, now: r.cfg.Now().UTC()}
+	if err := f(d); err != nil {
+		return err
+	}
+	return r.commit(ctx, d)
+}
+
+func (r *Registry) commit(ctx context.Context, d *draft) error {
+	c := Change{Forget: d.forget, Events: d.events, Documents: d.documents}
+	for _, v := range d.devices {
+		c.Devices = append(c.Devices, *v)
+	}
+	for _, v := range d.jobs {
+		c.Jobs = append(c.Jobs, *v)
+	}
+	for _, v := range d.lots {
+		c.Lots = append(c.Lots, *v)
+	}
+	for _, v := range d.boots {
+		c.Boots = append(c.Boots, *v)
+	}
+	if len(c.Devices)+len(c.Jobs)+len(c.Lots)+len(c.Boots)+len(c.Forget)+len(c.Events) == 0 {
+		return nil
+	}
+	// A caller who hangs up now must not leave open whether it was stored.
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer stop()
+	if err := r.cfg.Store.Commit(ctx, c); err != nil {
+		return fmt.Errorf("storing a decision: %w", err)
+	}
+	r.apply(c)
+	return nil
+}
+
+// apply takes a stored change into memory.
+func (r *Registry) apply(c Change) {
+	for _, v := range c.Devices {
+		if old := r.devices[v.ID]; old != nil {
+			for _, k := range identityOf(&old.Report, old.MACs).keys() {
+				r.found[k] = without(r.found[k], v.ID)
+				if len(r.found[k]) == 0 {
+					delete(r.found, k)
+				}
+			}
+		}
+		r.devices[v.ID] = &v
+		for _, k := range identityOf(&v.Report, v.MACs).keys() {
+			r.found[k] = append(r.found[k], v.ID)
+		}
+		r.number = max(r.number, v.Number)
+		r.bump(v.ID)
+	}
+	for _, v := range c.Jobs {
+		if r.jobs[v.ID] == nil {
+			r.history[v.Device] = append(r.history[v.Device], v.ID)
+		}
+		r.jobs[v.ID] = &v
+		if v.CheckinHash != "" {
+			r.checkins[v.CheckinHash] = v.ID
+		}
+		if p := r.at(v.Device); v.State != Imaging && v.State != Verifying {
+			p.progress, p.rate = nil, 0
+		}
+		r.bump(v.Device)
+	}
+	for _, v := range c.Lots {
+		r.lots[v.ID] = &v
+		if v.Closed.IsZero() {
+			r.open = v.ID
+		} else if r.open == v.ID {
+			r.open = ""
+		}
+		r.touchLot(v.ID)
+	}
+	for _, v := range c.Boots {
+		if r.boots[v.TokenHash] == nil {
+			r.byMAC[v.MAC] = append(r.byMAC[v.MAC], v.TokenHash)
+		}
+		r.boots[v.TokenHash] = &v
+		if v.BootID != "" {
+			r.byBoot[v.BootID] = v.TokenHash
+		}
+	}
+	for _, h := range c.Forget {
+		b := r.boots[h]
+		if b == nil {
+			continue
+		}
+		delete(r.boots, h)
+		delete(r.reports, h)
+		if r.byBoot[b.BootID] == h {
+			delete(r.byBoot, b.BootID)
+		}
+		if r.byMAC[b.MAC] = without(r.byMAC[b.MAC], h); len(r.byMAC[b.MAC]) == 0 {
+			delete(r.byMAC, b.MAC)
+		}
+	}
+}
+
+func without(s []string, v string) []string {
+	return slices.DeleteFunc(slices.Clone(s), func(x string) bool { return x == v })
+}
+
+// at returns the presence of a device.
+func (r *Registry) at(device string) *presence {
+	p := r.presence[device]
+	if p == nil {
+		// Serials of plans grow across restarts of the program, so that an
+		// agent's old one is never mistaken for the present one.
+		p = &presence{serial: r.cfg.Now().UnixMilli(), changed: make(chan struct{})}
+		r.presence[device] = p
+	}
+	return p
+}
+
+// bump makes a device's plan a new one and tells everybody.
+func (r *Registry) bump(device string) {
+	p := r.at(device)
+	p.serial++
+	close(p.changed)
+	p.changed = make(chan struct{})
+	r.touch(device, true)
+}
+
+// device takes a device into the draft, to be changed there.
+func (d *draft) device(id string) *Device {
+	for _, v := range d.devices {
+		if v.ID == id {
+			return v
+		}
+	}
+	v := *d.r.devices[id]
+	d.devices = append(d.devices, &v)
+	return &v
+}
+
+func (d *draft) job(id string) *Job {
+	for _, v := range d.jobs {
+		if v.ID == id {
+			return v
+		}
+	}
+	v := *d.r.jobs[id]
+	d.jobs = append(d.jobs, &v)
+	return &v
+}
+
+// event adds a line to a device's history.
+func (d *draft) event(e Event) {
+	e.Time = d.now
+	e.Reason = Text(e.Reason)
+	for k, v := range e.Params {
+		if v == "" {
+			delete(e.Params, k)
+		} else {
+			e.Params[k] = Text(v)
+		}
+	}
+	d.events = append(d.events, e)
+}
+
+// step moves a job and writes it down. Where the table forbids the step it is a
+// mistake of this package, and nothing is stored.
+func (d *draft) step(j *Job, to JobState, actor string, e Event) error {
+	if !CanJob(j.State, to) {
+		return fmt.Errorf("workshop: job %s can't go from %s to %s", j.ID, j.State, to)
+	}
+	e.Device, e.Job, e.Kind, e.From, e.To, e.Actor = j.Device, j.ID, "job", string(j.State), string(to), actor
+	switch to {
+	case JobLost, JobFailed, Cancelled:
+		j.Before = j.State
+	default:
+		j.Before = ""
+	}
+	if to == JobFailed || to == Cancelled {
+		j.Hold = ""
+	}
+	j.State, j.Changed = to, d.now
+	d.event(e)
+	return nil
+}
+
+func newID() string { return rand.Text() }
+
+// newest job of a device, or nil.
+func (r *Registry) newest(device string) *Job {
+	if v := r.devices[device]; v != nil && v.Job != "" {
+		return r.jobs[v.Job]
+	}
+	return nil
+}

@@ -148,6 +148,14 @@ type Change struct {
 	Boots   []Boot
 	Forget  []string // token hashes of boots that are over
 	Events  []Event
+	// Documents are what Event.Evidence of this change points to.
+	Documents []Document
+}
+
+// Document is a report or an outcome as it came, kept under its SHA-256.
+type Document struct {
+	Hash string // hex
+	JSON []byte
 }
 
 // Boot is one start of an agent: the token that its script carried. The token

@@ -1,0 +1,471 @@
+package workshop
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"refurb/agent/wire"
+)
+
+var errToken = &Refusal{Kind: Unauthorized, Message: "The token of this start is not known", Next: "Restart the PC"}
+
+// boot finds the start that a token belongs to.
+func (r *Registry) boot(token string, now time.Time) (*Boot, error) {
+	b := r.boots[hashToken(token)]
+	if b == nil {
+		return nil, errToken
+	}
+	if r.expired(b, now) {
+		return nil, &Refusal{Kind: Unauthorized, Message: "The token of this start has expired", Next: "Restart the PC"}
+	}
+	return b, nil
+}
+
+// Report takes what a PC says of itself and answers with its plan. The first
+// report binds the token to the agent's boot id and to the device.
+func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (wire.Plan, error) {
+	doc, err := cleanReport(&rep)
+	if err != nil {
+		return wire.Plan{}, err
+	}
+	var boot *Boot
+	err = r.decide(ctx, func(d *draft) error {
+		b, err := r.boot(token, d.now)
+		if err != nil {
+			return err
+		}
+		if b.BootID != "" && b.BootID != rep.BootID {
+			return &Refusal{Kind: Unauthorized, Message: "This token belongs to another start", Next: "Restart the PC"}
+		}
+		if h := r.byBoot[rep.BootID]; h != "" && h != b.TokenHash {
+			return &Refusal{Kind: Unauthorized, Message: "This start has already reported with another token", Next: "Restart the PC"}
+		}
+		if r.reports[b.TokenHash]++; r.reports[b.TokenHash] > maxReports {
+			return &Refusal{Kind: Busy, Message: "This start has reported too often", Next: "Restart the PC"}
+		}
+		b = &Boot{TokenHash: b.TokenHash, MAC: b.MAC, Device: b.Device, BootID: rep.BootID, Issued: b.Issued}
+		var dev *Device
+		if b.Device != "" {
+			dev = d.device(b.Device)
+		} else if dev, err = r.identify(d, b, &rep); err != nil {
+			return err
+		}
+		b.Device = dev.ID
+		d.boots = append(d.boots, b)
+		boot = b
+
+		sum := sha256.Sum256(doc)
+		evidence := hex.EncodeToString(sum[:])
+		d.documents = append(d.documents, Document{Hash: evidence, JSON: doc})
+		dev.Report, dev.Seen = rep, d.now
+		if macs := permanentMACs(&rep); len(macs) > 0 {
+			dev.MACs = macs
+		}
+		d.event(Event{Device: dev.ID, Kind: "report", Actor: "agent", Evidence: evidence, Params: map[string]string{
+			"boot": rep.BootID, "agent": rep.Agent, "kernel": rep.Kernel, "mac": b.MAC,
+			"manufacturer": rep.Identity.Manufacturer, "model": rep.Identity.Model,
+			"serial": rep.Identity.SystemSerial, "uuid": rep.Identity.UUID,
+			"disks": strconv.Itoa(len(rep.Disks)),
+		}})
+		return r.reported(d, dev, b)
+	})
+	if err != nil {
+		return wire.Plan{}, err
+	}
+	return r.answer(ctx, boot, token)
+}
+
+// identify finds the device behind a first report, or makes a new one.
+func (r *Registry) identify(d *draft, b *Boot, rep *wire.Report) (*Device, error) {
+	me := identityOf(rep, permanentMACs(rep))
+	var ids []string
+	for _, k := range me.keys() {
+		ids = append(ids, r.found[k]...)
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	known := make([]identity, len(ids))
+	for i, id := range ids {
+		v := r.devices[id]
+		known[i] = identityOf(&v.Report, v.MACs)
+	}
+	i, conflict := match(me, known)
+	if i >= 0 {
+		// A PC is off between two starts. If the agent of the earlier start
+		// has spoken since this one's script was fetched, these are two PCs
+		// that say they are one; the job of the first must not suffer.
+		if j := r.newest(ids[i]); j != nil && j.State.Live() && r.at(ids[i]).heard.After(b.Issued) {
+			r.cfg.Log.Warn("two PCs give the same identity", "device", r.devices[ids[i]].Number, "mac", b.MAC)
+			return nil, &Refusal{Kind: Conflict,
+				Message: fmt.Sprintf("PC number %d is on and gives the same identity as this one", r.devices[ids[i]].Number),
+				Next:    "Switch the other one off, then restart this one"}
+		}
+		return d.device(ids[i]), nil
+	}
+	if !me.known() {
+		conflict = "nothing about it identifies this PC: it will be a new one at every start"
+	}
+	if len(r.devices) >= maxDevices || !r.newcomers.AllowN(d.now, 1) {
+		return nil, &Refusal{Kind: Busy, Message: "Too many new PCs at once", Next: "Restart this one in a minute"}
+	}
+	dev := &Device{ID: newID(), Number: r.number + 1, State: Received, Lot: r.open, Created: d.now}
+	d.devices = append(d.devices, dev)
+	d.event(Event{Device: dev.ID, Kind: "device_created", To: string(Received), Actor: "appliance", Reason: conflict, Params: map[string]string{
+		"number": strconv.Itoa(dev.Number), "lot": dev.Lot, "mac": b.MAC,
+	}})
+	return dev, nil
+}
+
+// reported says what a report means for the device's jobs.
+func (r *Registry) reported(d *draft, dev *Device, b *Boot) error {
+	cutOff := false
+	if old := r.newest(dev.ID); old != nil && old.Boot == b.BootID {
+		if !old.State.Live() {
+			return nil
+		}
+		j := d.job(old.ID)
+		if j.State == JobLost {
+			if err := r.resume(d, dev, j); err != nil {
+				return err
+			}
+		}
+		switch j.State {
+		case Held:
+			return r.settle(d, dev, j)
+		case Approved:
+			return r.stillApproved(d, dev, j)
+		}
+		return nil
+	} else if old != nil && old.State.Live() {
+		j := d.job(old.ID)
+		to, reason := Cancelled, "The PC was started again"
+		switch stood := j.stood(); {
+		case stood == Imaging || stood == Verifying:
+			to, reason, cutOff = JobFailed, "The PC restarted before it was finished", true
+		case j.Hold == HoldRestart:
+			cutOff = true
+		}
+		j.Reason, j.Next = reason, ""
+		if err := d.step(j, to, "appliance", Event{Reason: reason, Result: result(to), Params: map[string]string{"boot": b.BootID}}); err != nil {
+			return err
+		}
+	} else if old != nil && !dev.Again {
+		return nil // it had its turn; the plan is to start from its own disk
+	}
+	j := &Job{ID: newID(), Device: dev.ID, State: Booting, Boot: b.BootID, Created: d.now, Changed: d.now}
+	if cutOff {
+		j.Hold = HoldRestart
+	}
+	d.jobs = append(d.jobs, j)
+	dev.Job = j.ID
+	d.event(Event{Device: dev.ID, Job: j.ID, Kind: "payload", Actor: "appliance", Params: map[string]string{"payload": r.cfg.Payload}})
+	if err := d.step(j, Reported, "agent", Event{Params: map[string]string{"boot": b.BootID}}); err != nil {
+		return err
+	}
+	return r.settle(d, dev, j)
+}
+
+func result(to JobState) string {
+	switch to {
+	case Verified, FirstBoot:
+		return "ok"
+	case JobFailed:
+		return "failed"
+	}
+	return ""
+}
+
+// resume takes a lost job up where it was.
+func (r *Registry) resume(d *draft, dev *Device, j *Job) error {
+	to := j.Before
+	if err := d.step(j, to, "agent", Event{Reason: "The PC answers again"}); err != nil {
+		return err
+	}
+	j.Reason, j.Next = "", ""
+	dev.Seen = d.now
+	switch to {
+	case Held, Reported:
+		return r.settle(d, dev, j)
+	case Approved:
+		return r.stillApproved(d, dev, j)
+	}
+	return nil
+}
+
+// imageFor finds the image that a device is to get.
+func (r *Registry) imageFor(dev *Device) string {
+	if dev.Image != "" {
+		return dev.Image
+	}
+	for _, id := range []string{dev.Lot, r.open} {
+		if l := r.lots[id]; l != nil && l.Closed.IsZero() && l.Image != "" {
+			return l.Image
+		}
+	}
+	if l := r.lots[dev.Lot]; l != nil {
+		return l.Image
+	}
+	return ""
+}
+
+// settle decides what becomes of a job that is reported or held.
+func (r *Registry) settle(d *draft, dev *Device, j *Job) error {
+	if dev.Lot == "" {
+		dev.Lot = r.open
+	}
+	j.Lot = dev.Lot
+	f := facts{report: dev.Report, lotOpen: r.open != "", cutOff: j.Hold == HoldRestart}
+	if dev.Again {
+		f.again = dev.AgainBy
+	}
+	if l := r.lots[r.open]; l != nil && l.Standing && dev.Lot == l.ID {
+		f.standing = l.ID
+		for _, id := range r.history[dev.ID] {
+			if a := r.jobs[id].Approval; a != nil && a.By == "lot:"+l.ID {
+				f.standing = "" // once per device and lot
+			}
+		}
+	}
+	if root := r.imageFor(dev); root != "" {
+		f.image = true
+		name, m, err := r.cfg.Images.Image(root)
+		if f.gone = err; err == nil {
+			j.Image, j.ImageName = root, Text(name)
+			f.bytes, f.block, j.Bytes = m.Bytes, m.Block, m.Bytes
+		}
+	}
+	v := judge(f)
+	return r.follow(d, dev, j, v, f.cutOff)
+}
+
+// follow turns a verdict into the job's next step.
+func (r *Registry) follow(d *draft, dev *Device, j *Job, v verdict, cutOff bool) error {
+	j.Disk, j.Class = nil, ""
+	if v.disk != nil {
+		id := v.disk.DiskID
+		j.Disk, j.Class = &id, v.disk.Class
+	}
+	switch v.state {
+	case Approved:
+		return r.approve(d, dev, j, *v.disk, v.by, "")
+	case Held:
+		was := j.Hold
+		j.Reason, j.Next, j.Hold = v.reason, v.next, v.hold
+		if cutOff {
+			j.Hold = HoldRestart // whatever else it waits for, a person looks first
+			if !v.hold.Approvable() {
+				j.Hold = v.hold
+			}
+		}
+		if j.State == Held {
+			if was != j.Hold {
+				d.event(Event{Device: j.Device, Job: j.ID, Kind: "hold", From: string(was), To: string(j.Hold), Actor: "appliance", Reason: v.reason})
+			}
+			return nil
+		}
+	default:
+		j.Reason, j.Next = v.reason, v.next
+	}
+	return d.step(j, v.state, "appliance", Event{Reason: v.reason, Result: result(v.state), Params: map[string]string{"hold": string(j.Hold)}})
+}
+
+// approve lets one disk be written once.
+func (r *Registry) approve(d *draft, dev *Device, j *Job, disk wire.Disk, by, typed string) error {
+	id := disk.DiskID
+	j.Disk, j.Class = &id, disk.Class
+	j.Approval = &Approval{By: by, At: d.now, Boot: j.Boot, Disk: id, Class: disk.Class}
+	j.Hold, j.Reason, j.Next = "", "", ""
+	dev.Again, dev.AgainBy = false, ""
+	return d.step(j, Approved, by, Event{Params: map[string]string{
+		"disk": id.Path, "serial": id.Serial, "wwn": id.WWN, "model": id.Model, "bytes": strconv.FormatInt(id.Bytes, 10),
+		"class": string(disk.Class), "typed": typed, "boot": j.Boot, "image": j.Image, "image_name": j.ImageName,
+	}})
+}
+
+// stillApproved takes an approval back that no longer holds: ten minutes have
+// passed, the disk is another one or holds something else, or the image is gone.
+func (r *Registry) stillApproved(d *draft, dev *Device, j *Job) error {
+	a := j.Approval
+	v := verdict{state: Held, hold: HoldApproval, next: "Approve it again on the device page"}
+	i := slices.IndexFunc(dev.Report.Disks, func(x wire.Disk) bool { return sameDisk(a.Disk, x.DiskID) })
+	if i >= 0 {
+		v.disk = &dev.Report.Disks[i]
+	}
+	_, _, err := r.cfg.Images.Image(j.Image)
+	switch {
+	case d.now.Sub(a.At) > approvalFor:
+		v.reason = "The approval has expired after ten minutes"
+	case i < 0 || never(v.disk) != "":
+		v.reason = "The approved disk is no longer there"
+	case v.disk.Class != a.Class:
+		v.reason = "The approved disk now holds something else"
+	case err != nil:
+		v.hold, v.reason = HoldImage, "The chosen image is not there: "+Text(err.Error())
+		v.next = "Import it again, or choose another one on the device page"
+	default:
+		return nil
+	}
+	j.Approval = nil
+	return r.follow(d, dev, j, v, false)
+}
+
+// enter finds who speaks, notes that it does, and takes up a lost job.
+func (r *Registry) enter(d *draft, token string) (*Boot, error) {
+	b, err := r.boot(token, d.now)
+	if err != nil {
+		return nil, err
+	}
+	if b.Device == "" {
+		return nil, &Refusal{Kind: Conflict, Message: "This start has not reported yet", Next: "Send the report first"}
+	}
+	j := r.newest(b.Device)
+	if j == nil || j.Boot != b.BootID {
+		return b, nil // an old start says nothing about the present one
+	}
+	r.at(b.Device).heard = d.now
+	if j.State == JobLost {
+		return b, r.resume(d, d.device(b.Device), d.job(j.ID))
+	}
+	if j.State == Approved && d.now.Sub(j.Approval.At) > approvalFor {
+		return b, r.stillApproved(d, d.device(b.Device), d.job(j.ID))
+	}
+	return b, nil
+}
+
+// Plan returns what the PC is to do. If that is still the plan with serial have,
+// it waits at most wait (30 s at the most) for another one.
+func (r *Registry) Plan(ctx context.Context, token string, have int64, wait time.Duration) (wire.Plan, error) {
+	var b *Boot
+	err := r.decide(ctx, func(d *draft) (err error) {
+		b, err = r.enter(d, token)
+		return err
+	})
+	if err != nil {
+		return wire.Plan{}, err
+	}
+	timer := time.NewTimer(min(max(wait, 0), maxWait))
+	defer timer.Stop()
+	for {
+		r.mu.Lock()
+		p := r.at(b.Device)
+		if p.serial != have {
+			r.mu.Unlock()
+			return r.answer(ctx, b, token)
+		}
+		changed := p.changed
+		p.polls++
+		r.mu.Unlock()
+		over := false
+		select {
+		case <-changed:
+		case <-timer.C:
+			over = true
+		case <-ctx.Done():
+		}
+		r.mu.Lock()
+		p.polls--
+		if ctx.Err() == nil {
+			p.left = r.cfg.Now()
+		}
+		r.mu.Unlock()
+		if err := ctx.Err(); err != nil {
+			return wire.Plan{}, err
+		}
+		if over {
+			return r.answer(ctx, b, token)
+		}
+	}
+}
+
+// answer makes the plan for a start. An approved job whose image has gone is
+// held rather than sent to fetch nothing.
+func (r *Registry) answer(ctx context.Context, b *Boot, token string) (plan wire.Plan, err error) {
+	err = r.decide(ctx, func(d *draft) error {
+		j := r.newest(b.Device)
+		if j != nil && j.Boot == b.BootID {
+			r.at(b.Device).heard = d.now
+			if j.State == Approved {
+				if err := r.stillApproved(d, d.device(b.Device), d.job(j.ID)); err != nil || d.jobs[0].State == Approved {
+					d.devices, d.jobs = nil, nil
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return wire.Plan{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.plan(r.devices[b.Device], r.newest(b.Device), b, token), nil
+}
+
+func (r *Registry) plan(dev *Device, j *Job, b *Boot, token string) wire.Plan {
+	p := wire.Plan{Serial: r.at(dev.ID).serial, Number: dev.Number}
+	if j == nil || j.Boot != b.BootID {
+		if j != nil && j.State.Live() {
+			p.Action, p.Reason, p.Next = wire.ActionFail, "This PC has been started again since", "Restart it"
+			return p
+		}
+		p.Action, p.Reason = wire.ActionLocal, "Nothing is to be done here"
+		p.Next = "To image this PC again, ask for it on the device page"
+		return p
+	}
+	p.Job, p.Reason, p.Next = j.ID, j.Reason, j.Next
+	switch j.State {
+	case Approved, Imaging, Verifying:
+		agentURL, httpURL := r.cfg.BaseURL()
+		at := httpURL + wire.PathImages + j.Image
+		disk := j.Approval.Disk
+		p.Action, p.Disk, p.Content = wire.ActionImage, &disk, j.Approval.Class
+		p.Image = &wire.Image{
+			Name: j.ImageName, Root: j.Image, ManifestURL: at + "/manifest", FramesURL: at + "/frames", Streams: streams,
+			Checkin: wire.Checkin{URL: agentURL + wire.PathCheckin, Pin: r.cfg.PinB64, Token: checkinToken(token, j.ID)},
+		}
+	case Verified, FirstBoot:
+		p.Action, p.Reason = wire.ActionLocal, "The disk was written and read back"
+	case JobFailed, Cancelled:
+		p.Action = wire.ActionFail
+	default:
+		p.Action = wire.ActionHold
+	}
+	return p
+}
+
+// Progress takes a number to show. It changes no job.
+func (r *Registry) Progress(ctx context.Context, token string, p wire.Progress) (reply wire.ProgressReply, err error) {
+	Clean(&p)
+	err = r.decide(ctx, func(d *draft) error {
+		b, err := r.enter(d, token)
+		if err != nil {
+			return err
+		}
+		j := r.newest(b.Device)
+		if len(d.jobs) > 0 {
+			j = d.jobs[0]
+		}
+		switch {
+		case j == nil || j.Boot != b.BootID || p.Job != j.ID:
+			reply = wire.ProgressReply{Stop: true, Why: "This is no longer the job of this PC"}
+		case j.State == Cancelled || j.State == JobFailed:
+			reply = wire.ProgressReply{Stop: true, Why: j.Reason}
+		case j.State == Imaging || j.State == Verifying:
+			at := r.at(b.Device)
+			p.Done = min(p.Done, p.Total)
+			if at.rate == 0 || at.progress == nil || at.progress.Phase != p.Phase {
+				at.rate = float64(p.Rate)
+			}
+			at.rate += (float64(p.Rate) - at.rate) / 4
+			at.progress = &p
+			r.touch(b.Device, false)
+		}
+		return nil
+	})
+	return reply, err
+}

@@ -1,0 +1,142 @@
+package workshop
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"net"
+	"strings"
+	"time"
+)
+
+func hashToken(token string) string {
+	h := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(h[:])
+}
+
+// checkinToken comes from the boot token and the job, so that every plan of a
+// job carries the same one and yet nothing secret is kept here.
+func checkinToken(token, job string) string {
+	m := hmac.New(sha256.New, []byte(token))
+	m.Write([]byte("refurb check-in " + job))
+	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
+}
+
+// Boot answers a PC that asks for its boot script: local, or the agent with a
+// token for this start. mac is the interface it starts from; uuid may be empty.
+// Nothing is known of the asker but what it says, so a boot changes no job.
+func (r *Registry) Boot(ctx context.Context, mac, uuid string) (local bool, token string, err error) {
+	hw, err := net.ParseMAC(mac)
+	if err != nil || len(hw) != 6 {
+		return false, "", &Refusal{Kind: Invalid, Message: "“" + Text(mac) + "” is no network address"}
+	}
+	mac, uuid = hw.String(), strings.ToLower(Text(uuid))
+	err = r.decide(ctx, func(d *draft) error {
+		if v := r.recognise(mac, uuid); v != nil {
+			if j := r.newest(v.ID); j != nil && !j.State.Live() && !v.Again {
+				local = true
+				return nil
+			}
+		}
+		if !r.scripts.AllowN(d.now, 1) {
+			return &Refusal{Kind: Busy, Message: "Too many PCs ask for a boot script at once", Next: "Start the PC again in a minute"}
+		}
+		var b [32]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return err
+		}
+		token = base64.RawURLEncoding.EncodeToString(b[:])
+		d.makeRoom(mac)
+		d.boots = append(d.boots, &Boot{TokenHash: hashToken(token), MAC: mac, Issued: d.now})
+		return nil
+	})
+	if err != nil {
+		return false, "", err
+	}
+	return local, token, nil
+}
+
+// recognise finds the device that starts, or nil if in doubt: then the agent
+// starts and says more.
+func (r *Registry) recognise(mac, uuid string) *Device {
+	if filler(uuid) {
+		uuid = ""
+	}
+	var hit *Device
+	if ids := r.found["mac "+mac]; len(ids) == 1 {
+		hit = r.devices[ids[0]]
+		theirs := identityOf(&hit.Report, nil).uuid
+		if uuid != "" && theirs != "" && uuid != theirs && swapUUID(uuid) != theirs {
+			return nil
+		}
+		return hit
+	}
+	// A PC that starts from a USB dongle is known by its UUID, if it has been
+	// seen with this dongle before.
+	for _, u := range []string{uuid, swapUUID(uuid)} {
+		ids := r.found["uuid "+u]
+		if u == "" || len(ids) != 1 {
+			continue
+		}
+		v := r.devices[ids[0]]
+		for _, n := range v.Report.NICs {
+			if strings.EqualFold(n.MAC, mac) || strings.EqualFold(n.Permanent, mac) {
+				return v
+			}
+		}
+	}
+	return nil
+}
+
+// swapUUID turns the byte order of the first three fields round. Before SMBIOS
+// 2.6 it was not said which one holds, and firmware disagrees with itself
+// between PXE's option 97 and its tables.
+func swapUUID(s string) string {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	if err != nil || len(b) != 16 {
+		return ""
+	}
+	b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7] = b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6]
+	h := hex.EncodeToString(b)
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+// inUse reports whether a boot belongs to a job that may still go on.
+func (r *Registry) inUse(b *Boot) bool {
+	j := r.newest(b.Device)
+	return j != nil && b.BootID != "" && j.Boot == b.BootID && j.State.Live()
+}
+
+func (r *Registry) expired(b *Boot, now time.Time) bool {
+	return now.Sub(b.Issued) > tokenLife && !r.inUse(b)
+}
+
+// makeRoom forgets boots so that one more for mac stays within the bounds.
+func (d *draft) makeRoom(mac string) {
+	r := d.r
+	own := r.byMAC[mac]
+	for _, h := range own {
+		if len(own) < perMAC {
+			break
+		}
+		if !r.inUse(r.boots[h]) {
+			d.forget = append(d.forget, h)
+			own = own[1:]
+		}
+	}
+	if len(r.boots)-len(d.forget) < maxBoots {
+		return
+	}
+	var oldest *Boot
+	for _, b := range r.boots {
+		if (oldest == nil || b.Issued.Before(oldest.Issued)) && !r.inUse(b) {
+			oldest = b
+		}
+	}
+	if oldest != nil {
+		d.forget = append(d.forget, oldest.TokenHash)
+	}
+}

@@ -1,0 +1,72 @@
+package workshop
+
+import "slices"
+
+// jobSteps is every step a job may take. Only a read-back that matched leads
+// from verifying to verified; a lost job takes up where it was or ends.
+var jobSteps = map[JobState][]JobState{
+	Booting:   {Reported, JobFailed, Cancelled, JobLost},
+	Reported:  {Held, Approved, JobFailed, Cancelled, JobLost},
+	Held:      {Approved, JobFailed, Cancelled, JobLost},
+	Approved:  {Held, Imaging, JobFailed, Cancelled, JobLost},
+	Imaging:   {Verifying, JobFailed, Cancelled, JobLost},
+	Verifying: {Verified, JobFailed, Cancelled, JobLost},
+	Verified:  {FirstBoot},
+	FirstBoot: {},
+	JobFailed: {},
+	Cancelled: {},
+	JobLost:   {Booting, Reported, Held, Approved, Imaging, Verifying, JobFailed, Cancelled},
+}
+
+// deviceSteps is every step a device may take through the house.
+var deviceSteps = map[DeviceState][]DeviceState{
+	Expected:      {Received, Rejected, DeviceLost},
+	Received:      {Ready, Rejected, Parts, Recycled, ReturnedDonor, DeviceLost},
+	Ready:         {Received, Reserved, Rejected, Parts, Recycled, ReturnedDonor, DeviceLost},
+	Reserved:      {Ready, HandedOut, Rejected, Parts, Recycled, ReturnedDonor, DeviceLost},
+	HandedOut:     {Returned, DeviceLost},
+	Returned:      {Received, Rejected, Parts, Recycled, ReturnedDonor, DeviceLost},
+	Rejected:      {Received, Parts, Recycled, ReturnedDonor, DeviceLost},
+	Parts:         {Recycled, DeviceLost},
+	Recycled:      {},
+	ReturnedDonor: {},
+	DeviceLost:    {Received},
+}
+
+// CanJob reports whether a job may go from one state to the other.
+func CanJob(from, to JobState) bool { return slices.Contains(jobSteps[from], to) }
+
+// CanDevice reports whether people may move a device from one state to the other.
+func CanDevice(from, to DeviceState) bool { return slices.Contains(deviceSteps[from], to) }
+
+// NextStates lists where a device may be moved from a state.
+func NextStates(from DeviceState) []DeviceState { return slices.Clone(deviceSteps[from]) }
+
+// Live reports whether a job may still go on: its PC starts the agent.
+func (s JobState) Live() bool {
+	switch s {
+	case Booting, Reported, Held, Approved, Imaging, Verifying, JobLost:
+		return true
+	}
+	return false
+}
+
+// Proved reports whether a job's disk was read back and matched.
+func (s JobState) Proved() bool { return s == Verified || s == FirstBoot }
+
+// stood is the state a job counts in: a lost one counts where it was lost.
+func (j *Job) stood() JobState {
+	if j.State == JobLost {
+		return j.Before
+	}
+	return j.State
+}
+
+// needsReason are the exits that somebody will ask about one day.
+func needsReason(to DeviceState) bool {
+	switch to {
+	case Rejected, Parts, Recycled, ReturnedDonor, DeviceLost:
+		return true
+	}
+	return false
+}
