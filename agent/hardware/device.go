@@ -190,14 +190,15 @@ const ioctlNVMeAdmin = 0xC0484E41 // _IOWR('N', 0x41, struct nvme_admin_cmd)
 
 func askNVMe(f *os.File) (answer, error) {
 	data := new([4096]byte)
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	pin.Pin(data)
 	cmd := &nvmeAdmin{
 		opcode: 0x06, cdw10: 1, // Identify, CNS 01h: the controller
 		addr: uint64(uintptr(unsafe.Pointer(data))), dataLen: uint32(len(data)),
 		timeoutMS: uint32(probeTime / time.Millisecond / 2),
 	}
-	err := ioctl(f, ioctlNVMeAdmin, unsafe.Pointer(cmd))
-	runtime.KeepAlive(data)
-	if err != nil {
+	if err := ioctl(f, ioctlNVMeAdmin, unsafe.Pointer(cmd)); err != nil {
 		return answer{}, err
 	}
 	return parseNVMe(data[:])

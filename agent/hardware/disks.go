@@ -47,10 +47,10 @@ func Disks(root string) ([]wire.Disk, []string) {
 			break
 		}
 		d, p := readDisk(t, name, use)
-		problems = append(problems, p...)
 		if d.Bytes == 0 && d.Removable {
 			continue // a card reader's empty slot
 		}
+		problems = append(problems, p...)
 		disks = append(disks, d)
 	}
 	return disks, problems
