@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"refurb/agent/wire"
@@ -72,7 +73,11 @@ func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (w
 			"serial": rep.Identity.SystemSerial, "uuid": rep.Identity.UUID,
 			"disks": strconv.Itoa(len(rep.Disks)),
 		}})
-		return r.reported(d, dev, b)
+		if err := r.reported(d, dev, b); err != nil {
+			return err
+		}
+		r.at(dev.ID).heard = d.now
+		return nil
 	})
 	if err != nil {
 		return wire.Plan{}, err
@@ -124,7 +129,11 @@ func (r *Registry) identify(d *draft, b *Boot, rep *wire.Report) (*Device, error
 // reported says what a report means for the device's jobs.
 func (r *Registry) reported(d *draft, dev *Device, b *Boot) error {
 	cutOff := false
-	if old := r.newest(dev.ID); old != nil && old.Boot == b.BootID {
+	old := r.newest(dev.ID)
+	if old != nil && old.Boot != b.BootID && d.now.Sub(old.Created) < betweenStarts {
+		return &Refusal{Kind: Busy, Message: "This PC starts again and again", Next: "Wait a few seconds and restart it"}
+	}
+	if old != nil && old.Boot == b.BootID {
 		if !old.State.Live() {
 			return nil
 		}
@@ -141,26 +150,26 @@ func (r *Registry) reported(d *draft, dev *Device, b *Boot) error {
 			return r.stillApproved(d, dev, j)
 		}
 		return nil
-	} else if old != nil && old.State.Live() {
+	}
+	switch {
+	case old == nil:
+	case old.State.Live():
 		j := d.job(old.ID)
 		to, reason := Cancelled, "The PC was started again"
 		switch stood := j.stood(); {
 		case stood == Imaging || stood == Verifying:
 			to, reason, cutOff = JobFailed, "The PC restarted before it was finished", true
-		case j.Hold == HoldRestart:
-			cutOff = true
+		default:
+			cutOff = j.CutOff
 		}
 		j.Reason, j.Next = reason, ""
 		if err := d.step(j, to, "appliance", Event{Reason: reason, Result: result(to), Params: map[string]string{"boot": b.BootID}}); err != nil {
 			return err
 		}
-	} else if old != nil && !dev.Again {
+	case !dev.Again:
 		return nil // it had its turn; the plan is to start from its own disk
 	}
-	j := &Job{ID: newID(), Device: dev.ID, State: Booting, Boot: b.BootID, Created: d.now, Changed: d.now}
-	if cutOff {
-		j.Hold = HoldRestart
-	}
+	j := &Job{ID: newID(), Device: dev.ID, State: Booting, Boot: b.BootID, CutOff: cutOff, Created: d.now, Changed: d.now}
 	d.jobs = append(d.jobs, j)
 	dev.Job = j.ID
 	d.event(Event{Device: dev.ID, Job: j.ID, Kind: "payload", Actor: "appliance", Params: map[string]string{"payload": r.cfg.Payload}})
@@ -219,14 +228,14 @@ func (r *Registry) settle(d *draft, dev *Device, j *Job) error {
 		dev.Lot = r.open
 	}
 	j.Lot = dev.Lot
-	f := facts{report: dev.Report, lotOpen: r.open != "", cutOff: j.Hold == HoldRestart}
+	f := facts{report: dev.Report, lotOpen: r.open != "", cutOff: j.CutOff}
 	if dev.Again {
 		f.again = dev.AgainBy
 	}
 	if l := r.lots[r.open]; l != nil && l.Standing && dev.Lot == l.ID {
 		f.standing = l.ID
 		for _, id := range r.history[dev.ID] {
-			if a := r.jobs[id].Approval; a != nil && a.By == "lot:"+l.ID {
+			if r.jobs[id].Standing == l.ID {
 				f.standing = "" // once per device and lot
 			}
 		}
@@ -239,12 +248,11 @@ func (r *Registry) settle(d *draft, dev *Device, j *Job) error {
 			f.bytes, f.block, j.Bytes = m.Bytes, m.Block, m.Bytes
 		}
 	}
-	v := judge(f)
-	return r.follow(d, dev, j, v, f.cutOff)
+	return r.follow(d, dev, j, judge(f))
 }
 
 // follow turns a verdict into the job's next step.
-func (r *Registry) follow(d *draft, dev *Device, j *Job, v verdict, cutOff bool) error {
+func (r *Registry) follow(d *draft, dev *Device, j *Job, v verdict) error {
 	j.Disk, j.Class = nil, ""
 	if v.disk != nil {
 		id := v.disk.DiskID
@@ -256,12 +264,6 @@ func (r *Registry) follow(d *draft, dev *Device, j *Job, v verdict, cutOff bool)
 	case Held:
 		was := j.Hold
 		j.Reason, j.Next, j.Hold = v.reason, v.next, v.hold
-		if cutOff {
-			j.Hold = HoldRestart // whatever else it waits for, a person looks first
-			if !v.hold.Approvable() {
-				j.Hold = v.hold
-			}
-		}
 		if j.State == Held {
 			if was != j.Hold {
 				d.event(Event{Device: j.Device, Job: j.ID, Kind: "hold", From: string(was), To: string(j.Hold), Actor: "appliance", Reason: v.reason})
@@ -279,7 +281,10 @@ func (r *Registry) approve(d *draft, dev *Device, j *Job, disk wire.Disk, by, ty
 	id := disk.DiskID
 	j.Disk, j.Class = &id, disk.Class
 	j.Approval = &Approval{By: by, At: d.now, Boot: j.Boot, Disk: id, Class: disk.Class}
-	j.Hold, j.Reason, j.Next = "", "", ""
+	j.Hold, j.Reason, j.Next, j.CutOff = "", "", "", false
+	if lot, ok := strings.CutPrefix(by, "lot:"); ok {
+		j.Standing = lot
+	}
 	dev.Again, dev.AgainBy = false, ""
 	return d.step(j, Approved, by, Event{Params: map[string]string{
 		"disk": id.Path, "serial": id.Serial, "wwn": id.WWN, "model": id.Model, "bytes": strconv.FormatInt(id.Bytes, 10),
@@ -311,7 +316,7 @@ func (r *Registry) stillApproved(d *draft, dev *Device, j *Job) error {
 		return nil
 	}
 	j.Approval = nil
-	return r.follow(d, dev, j, v, false)
+	return r.follow(d, dev, j, v)
 }
 
 // enter finds who speaks, notes that it does, and takes up a lost job.

@@ -120,15 +120,11 @@ func (r *Registry) Approve(ctx context.Context, actor, jobID, diskPath, serialTa
 			return &Refusal{Kind: Conflict, Message: "This job doesn't wait for an approval", Next: "Look at the device page again"}
 		}
 		dev, j := d.device(old.Device), d.job(jobID)
-		// What the hold rests on may have changed since: the image may be gone.
-		if err := r.settle(d, dev, j); err != nil {
-			return err
-		}
-		if j.State == Approved && j.Disk.Path != diskPath {
-			return &Refusal{Kind: Conflict, Message: "This PC is to be imaged on another disk", Next: "Look at the device page again"}
-		}
-		if j.State != Held || !j.Hold.Approvable() {
+		if !j.Hold.Approvable() {
 			return &Refusal{Kind: Conflict, Message: "An approval is not enough here: " + j.Reason, Next: j.Next}
+		}
+		if _, _, err := r.cfg.Images.Image(j.Image); err != nil {
+			return &Refusal{Kind: Conflict, Message: "The image is not there: " + Text(err.Error()), Next: "Choose another one with “Image again”"}
 		}
 		disk := r.candidate(dev, j, diskPath)
 		if disk == nil {

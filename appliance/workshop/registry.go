@@ -43,15 +43,16 @@ type Config struct {
 // Bounds against strangers on the LAN, who need no more than a network cable to
 // ask for a boot script and to report a PC that doesn't exist.
 const (
-	maxDevices  = 20_000
-	maxBoots    = 4096
-	perMAC      = 4 // boots kept for one network address
-	maxReports  = 32
-	maxEvents   = 32
-	tokenLife   = 24 * time.Hour
-	approvalFor = 10 * time.Minute
-	maxWait     = 30 * time.Second // of a long poll
-	streams     = 4
+	maxDevices    = 20_000
+	maxBoots      = 4096
+	perMAC        = 4 // boots kept for one network address
+	maxReports    = 32
+	maxEvents     = 32
+	betweenStarts = 3 * time.Second // no PC gets from one report to the next faster
+	tokenLife     = 24 * time.Hour
+	approvalFor   = 10 * time.Minute
+	maxWait       = 30 * time.Second // of a long poll
+	streams       = 4
 )
 
 // Kind of a Refusal.

@@ -103,17 +103,19 @@ type Job struct {
 	Device    string        `json:"device"`
 	Lot       string        `json:"lot,omitempty"`
 	State     JobState      `json:"state"`
-	Boot      string        `json:"boot"`             // the agent's boot id
-	Hold      Hold          `json:"hold,omitempty"`   // what a held job waits for
-	Reason    string        `json:"reason,omitempty"` // why held, failed or cancelled
-	Next      string        `json:"next,omitempty"`   // what to do about it
-	Before    JobState      `json:"before,omitempty"` // the state it was lost or failed in
+	Boot      string        `json:"boot"`              // the agent's boot id
+	Hold      Hold          `json:"hold,omitempty"`    // what a held job waits for
+	CutOff    bool          `json:"cut_off,omitempty"` // an earlier attempt was cut off by a restart and nobody has looked since
+	Reason    string        `json:"reason,omitempty"`  // why held, failed or cancelled
+	Next      string        `json:"next,omitempty"`    // what to do about it
+	Before    JobState      `json:"before,omitempty"`  // the state it was lost or failed in
 	Disk      *wire.DiskID  `json:"disk,omitempty"`
 	Class     wire.Class    `json:"class,omitempty"`
 	Image     string        `json:"image,omitempty"`
 	ImageName string        `json:"image_name,omitempty"`
 	Bytes     int64         `json:"bytes,omitempty"` // raw bytes of the image: what a proof has to read back
 	Approval  *Approval     `json:"approval,omitempty"`
+	Standing  string        `json:"standing,omitempty"` // the lot whose standing approval this job has spent
 	Outcome   *wire.Outcome `json:"outcome,omitempty"`
 	// Taken holds the kinds of the agent's events in their order; the next one
 	// has sequence number len(Taken)+1.
