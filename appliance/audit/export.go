@@ -1,0 +1,125 @@
+package audit
+
+import (
+	"crypto/ed25519"
+	_ "embed"
+	"encoding/base64"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Format of an export.
+type Format string
+
+const (
+	JSONLines Format = "jsonl" // the only one that VerifyFile takes
+	CSV       Format = "csv"
+	HTML      Format = "html"
+)
+
+// Export writes the history of a device ("": of the house), signed by key. It
+// checks the whole chain first and writes nothing of a broken one.
+func Export(w io.Writer, device string, entries []Entry, format Format, key ed25519.PrivateKey, now time.Time) error {
+	head := Start
+	if n := len(entries); n > 0 {
+		head = entries[n-1].Hash
+	}
+	lines, trouble := check(device, entries, int64(len(entries)), head, 0)
+	if trouble != nil {
+		return fmt.Errorf("this history is damaged and was not exported: %w", trouble)
+	}
+	h, err := sign(device, entries, key, now)
+	if err != nil {
+		return fmt.Errorf("signing the history: %w", err)
+	}
+	switch format {
+	case JSONLines:
+		return writeJSONL(w, h, entries)
+	case CSV:
+		return writeCSV(w, lines, entries)
+	case HTML:
+		return page.Execute(w, paper(h, lines, entries))
+	}
+	return fmt.Errorf("there is no format %q: choose %s, %s or %s", format, JSONLines, CSV, HTML)
+}
+
+func writeCSV(w io.Writer, lines []line, entries []Entry) error {
+	out := csv.NewWriter(w)
+	rows := [][]string{{"seq", "time", "event", "from", "to", "actor", "result", "reason", "device", "job", "params", "evidence_sha256", "prev_hash", "hash"}}
+	for i, l := range lines {
+		params := ""
+		if len(l.Params) > 0 {
+			b, err := json.Marshal(l.Params)
+			if err != nil {
+				return err
+			}
+			params = string(b)
+		}
+		rows = append(rows, []string{
+			strconv.FormatInt(l.Seq, 10), l.Time.Format(time.RFC3339), l.Kind, l.From, l.To, l.Actor, l.Result, l.Reason,
+			l.Device, l.Job, params, l.Evidence, l.Prev, entries[i].Hash,
+		})
+	}
+	for _, r := range rows {
+		for i := range r {
+			r[i] = cell(r[i])
+		}
+	}
+	if err := out.WriteAll(rows); err != nil {
+		return err
+	}
+	return out.Error()
+}
+
+// cell keeps a spreadsheet from taking a serial number for a formula.
+func cell(s string) string {
+	if s != "" && strings.ContainsRune("=+-@\t\r\n", rune(s[0])) {
+		return "'" + s
+	}
+	return s
+}
+
+//go:embed paper.html
+var paperHTML string
+
+var page = template.Must(template.New("paper").Parse(paperHTML))
+
+type paperLine struct {
+	Seq                                                          int64
+	Time, Event, From, To, Actor, Result, Reason, Evidence, Hash string
+	Params                                                       []paperParam
+}
+
+type paperParam struct{ Name, Value string }
+
+type paperView struct {
+	Device, Exported, Head, Key, Signature string
+	Count                                  int64
+	Lines                                  []paperLine
+}
+
+func paper(h header, lines []line, entries []Entry) paperView {
+	v := paperView{Device: h.Device, Exported: h.Exported, Head: h.Head, Key: h.PublicKey, Signature: h.Signature, Count: h.Count}
+	for i, l := range lines {
+		p := paperLine{
+			Seq: l.Seq, Time: l.Time.Format("2006-01-02 15:04:05"), Event: l.Kind, From: l.From, To: l.To,
+			Actor: l.Actor, Result: l.Result, Reason: l.Reason, Evidence: l.Evidence, Hash: entries[i].Hash,
+		}
+		for _, k := range slices.Sorted(maps.Keys(l.Params)) {
+			p.Params = append(p.Params, paperParam{k, l.Params[k]})
+		}
+		v.Lines = append(v.Lines, p)
+	}
+	return v
+}
+
+// KeyText is how a public key is printed for people to compare.
+func KeyText(pub ed25519.PublicKey) string { return base64.StdEncoding.EncodeToString(pub) }
