@@ -1,0 +1,408 @@
+package netboot
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
+)
+
+// Packet is one parsed request and how it came in.
+type Packet struct {
+	*dhcpv4.DHCPv4
+	Port int            // ours, that it was sent to: 67 or 4011
+	Peer netip.AddrPort // who sent it
+}
+
+// View is what the table of leases says to one packet.
+type View struct {
+	Held  netip.Addr // bound or offered to this client now
+	Next  netip.Addr // what it may be offered; invalid: the pool is full
+	Grant bool       // the address that it asks for may be acknowledged
+	Plain bool       // take its iPXE for a vendor's ROM (Config.TestPlainROM)
+}
+
+// Act is what a Decision does to the table of leases.
+type Act int
+
+const (
+	Nothing    Act = iota
+	Offer          // keep Addr aside for this client
+	Bind           // Addr is this client's until the lease ends
+	Release        // Addr is free again
+	Quarantine     // Addr is in use by somebody else
+)
+
+// Decision is what a packet led to, beside the reply.
+type Decision struct {
+	Client Client
+	What   string // the request's kind, as in Sighting
+	Reply  string // the reply's kind, likewise; empty: none
+	Act    Act
+	Addr   netip.Addr     // what Act is about
+	To     netip.AddrPort // where the reply goes
+	File   string         // boot file or URL in the reply
+	Detail string
+	Err    string
+	Other  netip.Addr // another DHCP server that this packet speaks of
+	Silent bool       // none of our business: not even worth a Sighting
+}
+
+const (
+	dhcpPort  = 67
+	proxyPort = 4011
+	tftpPort  = 69
+)
+
+var broadcast = netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), 68)
+
+// discoveryControl is option 43 with PXE_DISCOVERY_CONTROL = 8: take the boot
+// file of this packet, no menu, no search for a boot server (PXE 2.1, table
+// 2-1). With it OVMF and iPXE never go to port 4011. A packet with it and
+// without a boot file ends in PXE-E21, so the two go together.
+var discoveryControl = []byte{6, 1, 8, 255}
+
+// Decide says what to answer to p. The reply is nil when nothing is to be sent.
+// It changes nothing and asks nobody: v and cfg hold all it needs.
+func Decide(p Packet, cfg Config, v View) (*dhcpv4.DHCPv4, Decision) {
+	d := Decision{Client: identify(p.DHCPv4), What: kind(p.MessageType())}
+	switch {
+	case p.OpCode != dhcpv4.OpcodeBootRequest:
+		d.Silent = true // another server's reply
+		return nil, d
+	case p.HWType != iana.HWTypeEthernet || !usable(p.ClientHWAddr):
+		d.What, d.Err = "malformed", "not from an Ethernet card"
+		return nil, d
+	case d.What == "":
+		d.What, d.Detail = "malformed", "no DHCP request: "+p.MessageType().String()
+		return nil, d
+	case !p.GatewayIPAddr.IsUnspecified() && len(p.GatewayIPAddr) != 0:
+		d.Detail = fmt.Sprintf("came over the relay %v: only PCs on the same network are served", p.GatewayIPAddr)
+		return nil, d
+	}
+	class := classOf(p.DHCPv4)
+	if p.Port == proxyPort {
+		return proxy4011(p, cfg, v, class, d)
+	}
+	if cfg.Mode == Proxy {
+		return proxy67(p, cfg, v, class, d)
+	}
+	return full(p, cfg, v, class, d)
+}
+
+func full(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv4, Decision) {
+	server, chosen := addr(p.ServerIdentifier())
+	if chosen && server != cfg.IP {
+		d.Other, d.Detail = server, fmt.Sprintf("meant for the server %v", server)
+		if p.MessageType() == dhcpv4.MessageTypeRequest {
+			d.Act, d.Addr = Release, v.Held
+		}
+		return nil, d
+	}
+	current, renewing := addr(p.ClientIPAddr)
+	wanted, asked := wantedAddr(p.DHCPv4)
+	switch p.MessageType() {
+	case dhcpv4.MessageTypeDiscover:
+		if !v.Next.IsValid() {
+			d.Err = "address pool is full"
+			return nil, d
+		}
+		d.Reply, d.Act, d.Addr, d.To = "offer", Offer, v.Next, broadcast
+		r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeOffer)
+		r.YourIPAddr = v.Next.AsSlice()
+		lease(r, cfg)
+		boot(r, p.DHCPv4, cfg, v, class, &d)
+		return r, d
+
+	case dhcpv4.MessageTypeRequest:
+		if !asked {
+			d.Detail = "asks for no address"
+			return nil, d
+		}
+		if !v.Grant {
+			d.Reply, d.To = "nak", broadcast
+			d.Detail = fmt.Sprintf("%v is not for this PC", wanted)
+			r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeNak)
+			r.ServerIPAddr = net.IPv4zero
+			r.UpdateOption(dhcpv4.OptMessage("not your address on this network"))
+			return r, d
+		}
+		d.Reply, d.Act, d.Addr, d.To = "ack", Bind, wanted, broadcast
+		r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeAck)
+		if renewing {
+			// RFC 2131 §4.1; a client that renews listens at its address only.
+			d.To = netip.AddrPortFrom(current, 68)
+			r.ClientIPAddr = p.ClientIPAddr
+		}
+		r.YourIPAddr = wanted.AsSlice()
+		lease(r, cfg)
+		boot(r, p.DHCPv4, cfg, v, class, &d)
+		return r, d
+
+	case dhcpv4.MessageTypeDecline:
+		if asked && wanted == v.Held {
+			d.Act, d.Addr = Quarantine, wanted
+			d.Err = fmt.Sprintf("%v is in use by something else on this network: it is set aside", wanted)
+		}
+		return nil, d
+
+	case dhcpv4.MessageTypeRelease:
+		if renewing && current == v.Held {
+			d.Act, d.Addr = Release, current
+		}
+		return nil, d
+
+	case dhcpv4.MessageTypeInform:
+		if !renewing || !cfg.Net.Contains(current) {
+			d.Detail = "asks from no address of this network"
+			return nil, d
+		}
+		d.Reply, d.To = "ack", netip.AddrPortFrom(current, 68)
+		r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeAck)
+		r.ClientIPAddr = p.ClientIPAddr
+		network(r, cfg)
+		boot(r, p.DHCPv4, cfg, v, class, &d)
+		return r, d
+	}
+	return nil, d
+}
+
+// proxy67 adds the boot file beside the network's own server: OFFER only; no
+// firmware seen wants an ACK from us on port 67.
+func proxy67(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv4, Decision) {
+	if class == "" {
+		d.Silent = true
+		return nil, d
+	}
+	if p.MessageType() != dhcpv4.MessageTypeDiscover {
+		d.Detail = "left to the network's own server"
+		return nil, d
+	}
+	r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeOffer)
+	boot(r, p.DHCPv4, cfg, v, class, &d)
+	if d.File == "" {
+		return nil, d // an OFFER without a file would only mislead it
+	}
+	d.Reply, d.To = "offer", broadcast
+	return r, d
+}
+
+// proxy4011 is the boot server's side of PXE 2.1 §2.2.3: firmware that has its
+// address and asks us, alone, for the file. EDK2 sends from port 4011, others
+// from 68.
+func proxy4011(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv4, Decision) {
+	if class == "" || !p.Peer.IsValid() || p.Peer.Addr().IsUnspecified() {
+		d.Silent = true
+		return nil, d
+	}
+	if t := p.MessageType(); t != dhcpv4.MessageTypeRequest && t != dhcpv4.MessageTypeInform && t != dhcpv4.MessageTypeDiscover {
+		d.Detail = "not to be answered on port 4011"
+		return nil, d
+	}
+	r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeAck)
+	r.ClientIPAddr = p.ClientIPAddr
+	boot(r, p.DHCPv4, cfg, v, class, &d)
+	if d.File == "" {
+		return nil, d
+	}
+	d.Reply, d.To = "ack", p.Peer
+	return r, d
+}
+
+// answer is what all replies share.
+func answer(q *dhcpv4.DHCPv4, cfg Config, t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
+	r := &dhcpv4.DHCPv4{
+		OpCode:        dhcpv4.OpcodeBootReply,
+		HWType:        q.HWType,
+		TransactionID: q.TransactionID,
+		Flags:         q.Flags,
+		ClientHWAddr:  q.ClientHWAddr,
+		ClientIPAddr:  net.IPv4zero,
+		YourIPAddr:    net.IPv4zero,
+		ServerIPAddr:  net.IPv4zero,
+		GatewayIPAddr: net.IPv4zero,
+		Options:       dhcpv4.Options{},
+	}
+	r.UpdateOption(dhcpv4.OptMessageType(t))
+	r.UpdateOption(dhcpv4.OptServerIdentifier(cfg.IP.AsSlice()))
+	if id := q.Options.Get(dhcpv4.OptionClientIdentifier); id != nil {
+		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionClientIdentifier, id)) // RFC 6842
+	}
+	return r
+}
+
+func lease(r *dhcpv4.DHCPv4, cfg Config) {
+	r.UpdateOption(dhcpv4.OptIPAddressLeaseTime(cfg.Lease))
+	network(r, cfg)
+}
+
+func network(r *dhcpv4.DHCPv4, cfg Config) {
+	r.UpdateOption(dhcpv4.OptSubnetMask(net.CIDRMask(cfg.Net.Bits(), 32)))
+	if cfg.Router.Is4() {
+		r.UpdateOption(dhcpv4.OptRouter(cfg.Router.AsSlice()))
+	}
+	var dns []net.IP
+	for _, a := range cfg.DNS {
+		dns = append(dns, a.AsSlice())
+	}
+	if len(dns) > 0 {
+		r.UpdateOption(dhcpv4.OptDNS(dns...))
+	}
+}
+
+// boot adds what a netbooting client needs; an installed system or a phone, of
+// no class, gets nothing.
+func boot(r, q *dhcpv4.DHCPv4, cfg Config, v View, class string, d *Decision) {
+	if class == "" {
+		return
+	}
+	file, err := bootFile(d.Client, cfg, v.Plain)
+	if err != "" {
+		d.Err = err
+		return
+	}
+	d.File = file
+	d.Detail = strings.TrimSpace(d.Detail + " " + file)
+	r.ServerIPAddr = cfg.IP.AsSlice()
+	r.BootFileName = file // 128 bytes with its NUL; the longest of ours has 66
+	r.UpdateOption(dhcpv4.OptClassIdentifier(class))
+	if id := q.Options.Get(dhcpv4.OptionClientMachineIdentifier); id != nil {
+		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionClientMachineIdentifier, id)) // RFC 4578 §2.3
+	}
+	if class == httpClass {
+		r.UpdateOption(dhcpv4.OptBootFileName(file)) // RFC 5970; UEFI 2.10 §24.7.3
+	}
+	r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, discoveryControl))
+}
+
+// bootFile is the first thing that a client loads. iPXE comes before the
+// architecture, since it says PXEClient and an architecture too, and must not
+// be sent iPXE again.
+func bootFile(c Client, cfg Config, plain bool) (file, err string) {
+	if c.IPXE && !plain {
+		return cfg.base() + "/boot/ipxe/" + strings.ReplaceAll(c.MAC, ":", "-"), ""
+	}
+	switch iana.Arch(c.Arch) {
+	case iana.INTEL_X86PC:
+		if !c.HTTPBoot {
+			return "undionly.kpxe", ""
+		}
+	case iana.EFI_X86_64, iana.EFI_BC, iana.EFI_X86_64_HTTP:
+		file = "shimx64.efi"
+	case iana.EFI_IA32, iana.EFI_X86_HTTP:
+		file = "grubia32.efi"
+	}
+	switch {
+	case file == "":
+		return "", fmt.Sprintf("no boot file for this kind of firmware (%v): only PCs with BIOS, 64-bit UEFI or 32-bit UEFI can be booted", iana.Arch(c.Arch))
+	case c.HTTPBoot:
+		return cfg.base() + "/boot/" + file, ""
+	}
+	return file, ""
+}
+
+const (
+	pxeClass  = "PXEClient"
+	httpClass = "HTTPClient"
+)
+
+// classOf is the class of a netbooting client (option 60's first part), or "".
+func classOf(q *dhcpv4.DHCPv4) string {
+	switch c := q.ClassIdentifier(); {
+	case strings.HasPrefix(c, httpClass):
+		return httpClass
+	case strings.HasPrefix(c, pxeClass), isIPXE(q):
+		return pxeClass
+	}
+	return ""
+}
+
+// isIPXE looks for the bare word: iPXE's option 77 is not length-prefixed as
+// RFC 3004 wants it.
+func isIPXE(q *dhcpv4.DHCPv4) bool {
+	return bytes.Contains(q.Options.Get(dhcpv4.OptionUserClassInformation), []byte("iPXE"))
+}
+
+func identify(q *dhcpv4.DHCPv4) Client {
+	c := Client{Arch: NoArch, IPXE: isIPXE(q)}
+	if len(q.ClientHWAddr) == 6 {
+		c.MAC = q.ClientHWAddr.String()
+	}
+	if ip, ok := addr(q.ClientIPAddr); ok {
+		c.IP = ip
+	}
+	class := classOf(q)
+	c.HTTPBoot = class == httpClass
+	if b := q.Options.Get(dhcpv4.OptionClientSystemArchitectureType); len(b) >= 2 {
+		c.Arch = binary.BigEndian.Uint16(b)
+	} else if class != "" {
+		c.Arch = 0 // a ROM older than RFC 4578 is a BIOS's
+		if _, s, ok := strings.Cut(q.ClassIdentifier(), ":Arch:"); ok {
+			s, _, _ = strings.Cut(s, ":")
+			if n, err := strconv.ParseUint(s, 10, 16); err == nil {
+				c.Arch = uint16(n)
+			}
+		}
+	}
+	c.UUID = uuid(q.Options.Get(dhcpv4.OptionClientMachineIdentifier), c.IPXE)
+	return c
+}
+
+// uuid reads option 97 (RFC 4578 §2.3). Firmware sends SMBIOS's bytes, whose
+// first three fields are little-endian (SMBIOS 3.6 §7.2.1); iPXE turns them
+// first.
+func uuid(b []byte, ipxe bool) string {
+	if len(b) != 17 || b[0] != 0 {
+		return ""
+	}
+	u := [16]byte(b[1:])
+	if u == [16]byte{} || u == [16]byte(bytes.Repeat([]byte{255}, 16)) {
+		return "" // SMBIOS: not set
+	}
+	if !ipxe {
+		u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7] = u[3], u[2], u[1], u[0], u[5], u[4], u[7], u[6]
+	}
+	h := hex.EncodeToString(u[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+// usable: an Ethernet address of one card.
+func usable(a net.HardwareAddr) bool {
+	return len(a) == 6 && a[0]&1 == 0 && !bytes.Equal(a, make([]byte, 6))
+}
+
+// wantedAddr is the address that a request names: option 50, else its own.
+func wantedAddr(q *dhcpv4.DHCPv4) (netip.Addr, bool) {
+	if a, ok := addr(q.RequestedIPAddress()); ok {
+		return a, true
+	}
+	return addr(q.ClientIPAddr)
+}
+
+func addr(ip net.IP) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(ip.To4())
+	return a, ok && !a.IsUnspecified()
+}
+
+func kind(t dhcpv4.MessageType) string {
+	switch t {
+	case dhcpv4.MessageTypeDiscover:
+		return "discover"
+	case dhcpv4.MessageTypeRequest:
+		return "request"
+	case dhcpv4.MessageTypeDecline:
+		return "decline"
+	case dhcpv4.MessageTypeRelease:
+		return "release"
+	case dhcpv4.MessageTypeInform:
+		return "inform"
+	}
+	return ""
+}

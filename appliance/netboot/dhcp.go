@@ -1,0 +1,217 @@
+package netboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/net/ipv4"
+)
+
+const (
+	maxPacket   = 4096 // bytes of a request that are read
+	maxAtOnce   = 128  // requests worked on; more are dropped, and every client repeats
+	maxProbes   = 4    // addresses tried for one DISCOVER
+	warnForeign = 10 * time.Minute
+)
+
+// serveDHCP reads requests until ctx ends.
+func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, port int) error {
+	out := ipv4.NewPacketConn(conn)
+	slots := make(chan struct{}, maxAtOnce)
+	defer func() { // wait for the last answers
+		for range maxAtOnce {
+			slots <- struct{}{}
+		}
+	}()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	buf := make([]byte, maxPacket)
+	for {
+		n, peer, err := conn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("DHCP on port %d: %w", port, err)
+			}
+			// The interface may go away and come back.
+			s.log.Warn("DHCP: read", "port", port, "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+			continue
+		}
+		peer = netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())
+		m, err := dhcpv4.FromBytes(buf[:n])
+		if err != nil {
+			s.sight(Sighting{What: "malformed", IP: peer.Addr().String(), Arch: NoArch, Err: fmt.Sprintf("no DHCP packet: %v", err)})
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			s.log.Warn("DHCP: too many requests at once, one dropped", "mac", m.ClientHWAddr)
+			continue
+		}
+		go func() {
+			defer func() { <-slots }()
+			reply, d := s.decide(ctx, Packet{DHCPv4: m, Port: port, Peer: peer})
+			s.send(out, reply, d)
+		}()
+	}
+}
+
+// decide runs Decide over the leases as they are, and sets an address that
+// somebody else turns out to use aside.
+func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision) {
+	c := identify(p.DHCPv4)
+	for try := 1; ; try++ {
+		reply, d, fresh := s.transact(p, c)
+		if d.Act != Offer || !fresh || !s.taken(ctx, d.Addr, c.MAC) {
+			if c.MAC != "" && !d.Silent && d.What != "malformed" {
+				s.remember(c)
+			}
+			return reply, d
+		}
+		q := Decision{Client: c, Act: Quarantine, Addr: d.Addr}
+		s.leases.mu.Lock()
+		err := s.leases.apply(q, nil, time.Now())
+		s.leases.mu.Unlock()
+		msg := fmt.Sprintf("%v is in use by something else on this network: it is set aside", d.Addr)
+		if err != nil {
+			msg += "; " + err.Error()
+		}
+		s.sight(Sighting{What: d.What, MAC: c.MAC, UUID: c.UUID, Arch: c.Arch, IP: d.Addr.String(), Err: msg})
+		if try == maxProbes {
+			d.Err = "every address tried is in use by something else on this network: look for a second DHCP server"
+			d.Reply, d.Act, d.Addr = "", Nothing, netip.Addr{}
+			return nil, d
+		}
+	}
+}
+
+// transact sees, decides and applies in one step. fresh says that the address
+// was not this client's before.
+func (s *Server) transact(p Packet, c Client) (reply *dhcpv4.DHCPv4, d Decision, fresh bool) {
+	plain := s.plain(c)
+	if s.leases == nil {
+		reply, d = Decide(p, s.cfg, View{Plain: plain})
+		return reply, d, false
+	}
+	wanted, _ := wantedAddr(p.DHCPv4)
+	now := time.Now()
+	s.leases.mu.Lock()
+	defer s.leases.mu.Unlock()
+	v := s.leases.view(c.MAC, wanted, now)
+	v.Plain = plain
+	reply, d = Decide(p, s.cfg, v)
+	if err := s.leases.apply(d, p.Options.Get(dhcpv4.OptionClientIdentifier), now); err != nil && d.Err == "" {
+		d.Err = err.Error()
+	}
+	return reply, d, v.Held != d.Addr
+}
+
+// plain says whether a PC's iPXE is to be taken for a vendor's ROM.
+func (s *Server) plain(c Client) bool {
+	if !s.cfg.TestPlainROM || !c.IPXE || c.Arch != 0 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.chained[c.MAC]
+}
+
+func (s *Server) setChained(mac string, yes bool) {
+	if !s.cfg.TestPlainROM || mac == "" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if yes {
+		s.chained[mac] = true
+	} else {
+		delete(s.chained, mac)
+	}
+}
+
+func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision) {
+	if d.Silent {
+		return
+	}
+	c := d.Client
+	in := Sighting{MAC: c.MAC, UUID: c.UUID, What: d.What, Arch: c.Arch, Detail: describe(c)}
+	if c.IP.IsValid() {
+		in.IP = c.IP.String()
+	}
+	if reply == nil {
+		in.Detail, in.Err = join(in.Detail, d.Detail), d.Err
+		s.sight(in)
+		s.warnForeign(d)
+		return
+	}
+	s.sight(in)
+	o := Sighting{MAC: c.MAC, UUID: c.UUID, What: d.Reply, Arch: c.Arch, Detail: d.Detail, Err: d.Err}
+	if d.Addr.IsValid() {
+		o.IP = d.Addr.String()
+	}
+	b := reply.ToBytes()
+	// The source is set: a card with several addresses would choose one itself.
+	n, err := out.WriteTo(b, &ipv4.ControlMessage{Src: s.cfg.IP.AsSlice()}, net.UDPAddrFromAddrPort(d.To))
+	o.Bytes = int64(n)
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		o.Err = join(o.Err, fmt.Sprintf("not sent: %v (is the cable in the appliance's network card?)", err))
+	}
+	s.sight(o)
+}
+
+// warnForeign tells, now and then, of another server on a network that we
+// were told is ours.
+func (s *Server) warnForeign(d Decision) {
+	if !d.Other.IsValid() || s.cfg.Mode != Full {
+		return
+	}
+	s.mu.Lock()
+	again := time.Since(s.foreign[d.Other.String()]) < warnForeign
+	if len(s.foreign) > 256 {
+		clear(s.foreign)
+	}
+	s.foreign[d.Other.String()] = time.Now()
+	s.mu.Unlock()
+	if !again {
+		s.log.Warn("another DHCP server answers on this network: PCs may boot from neither. Unplug it, or set dhcp = \"proxy\"",
+			"server", d.Other, "mac", d.Client.MAC)
+	}
+}
+
+func describe(c Client) string {
+	switch {
+	case c.IPXE:
+		return "iPXE"
+	case c.HTTPBoot:
+		return "UEFI HTTP Boot"
+	case c.Arch == NoArch:
+		return ""
+	}
+	switch c.Arch {
+	case 0:
+		return "BIOS PXE"
+	case 6:
+		return "UEFI IA32 PXE"
+	case 7, 9:
+		return "UEFI x64 PXE"
+	}
+	return fmt.Sprintf("PXE, architecture %d", c.Arch)
+}
+
+func join(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
+}

@@ -1,0 +1,309 @@
+package netboot
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	maxPool       = 1 << 16          // addresses; a larger pool is cut
+	maxLeaseFile  = 64 << 20         // bytes
+	offerTime     = time.Minute      // how long an offered address waits for its REQUEST
+	quarantine    = 10 * time.Minute // how long an address in use by a stranger is left alone
+	leaseFileForm = 1
+)
+
+// State of a lease.
+const (
+	offered  = "offered"
+	bound    = "bound"
+	released = "released"
+	declined = "declined" // in use by somebody who didn't get it from us; no MAC
+)
+
+// entry is what is known of one address. Entries outlive their end, so that a
+// PC gets its old address again, until another PC needs it.
+//
+// The MAC is the key, not the client identifier: the firmware, iPXE and the
+// installed system of one PC send three different identifiers, and it shall
+// keep one address all the way.
+type entry struct {
+	Addr  netip.Addr `json:"addr"`
+	MAC   string     `json:"mac,omitempty"`
+	ID    []byte     `json:"client_id,omitempty"` // option 61 of the last packet
+	State string     `json:"state"`
+	Until time.Time  `json:"until"`
+}
+
+func (e *entry) live(now time.Time) bool {
+	return e != nil && e.State != released && now.Before(e.Until)
+}
+
+// leases is the table of addresses, kept in a file.
+type leases struct {
+	path     string
+	from, to netip.Addr
+	never    []netip.Addr // inside the pool, but not for PCs
+	lease    time.Duration
+	log      *slog.Logger
+
+	mu     sync.Mutex
+	byMAC  map[string]*entry
+	byAddr map[netip.Addr]*entry
+}
+
+type leaseFile struct {
+	Version int     `json:"version"`
+	Leases  []entry `json:"leases"`
+}
+
+func openLeases(cfg Config) (*leases, error) {
+	l := &leases{
+		path:   cfg.LeaseFile,
+		from:   cfg.PoolFrom,
+		to:     cfg.PoolTo,
+		never:  append([]netip.Addr{cfg.IP, cfg.Router, cfg.Net.Masked().Addr(), last(cfg.Net)}, cfg.DNS...),
+		lease:  cfg.Lease,
+		log:    cfg.Log,
+		byMAC:  map[string]*entry{},
+		byAddr: map[netip.Addr]*entry{},
+	}
+	if end := add(l.from, maxPool-1); end.IsValid() && end.Less(l.to) {
+		l.to = end
+	}
+	if !slices.ContainsFunc([]netip.Addr{l.from, add(l.from, 1), add(l.from, 2), add(l.from, 3), add(l.from, 4), l.to}, l.pooled) {
+		return nil, fmt.Errorf("the pool %v to %v has no address to give: the appliance, the router and the network's own addresses fill it", l.from, l.to)
+	}
+	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
+		return nil, fmt.Errorf("folder of the leases: %w", err)
+	}
+	err := l.load(time.Now())
+	var bad *corrupt
+	if errors.As(err, &bad) {
+		aside := l.path + ".broken"
+		if err := os.Rename(l.path, aside); err != nil {
+			return nil, fmt.Errorf("the lease file can't be read (%v) nor moved aside: %w", bad, err)
+		}
+		l.log.Warn("the lease file can't be read and was moved aside; PCs keep the addresses they have and may get others at their next start",
+			"file", l.path, "moved to", aside, "err", bad)
+		clear(l.byMAC)
+		clear(l.byAddr)
+		return l, nil
+	}
+	return l, err
+}
+
+type corrupt struct{ error }
+
+func (l *leases) load(now time.Time) error {
+	f, err := os.Open(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("leases: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxLeaseFile+1))
+	if err != nil {
+		return fmt.Errorf("leases: %w", err)
+	}
+	var file leaseFile
+	switch err := json.Unmarshal(b, &file); {
+	case len(b) > maxLeaseFile:
+		return &corrupt{fmt.Errorf("more than %d bytes", maxLeaseFile)}
+	case err != nil:
+		return &corrupt{err}
+	case file.Version != leaseFileForm:
+		return &corrupt{fmt.Errorf("version %d, want %d", file.Version, leaseFileForm)}
+	}
+	for i := range file.Leases {
+		e := &file.Leases[i]
+		mac := parseMAC(e.MAC)
+		if !l.pooled(e.Addr) || l.byAddr[e.Addr] != nil || l.byMAC[mac] != nil || (mac == "") != (e.State == declined) {
+			continue // the pool was changed, or the file was edited
+		}
+		// A clock that was ahead must not lock an address up for years.
+		if most := now.Add(max(l.lease, quarantine)); e.Until.After(most) {
+			e.Until = most
+		}
+		e.MAC = mac
+		l.put(e)
+	}
+	return nil
+}
+
+// save writes the table; offers are not worth it.
+func (l *leases) save() error {
+	file := leaseFile{Version: leaseFileForm}
+	for _, e := range l.byAddr {
+		if e.State != offered {
+			file.Leases = append(file.Leases, *e)
+		}
+	}
+	slices.SortFunc(file.Leases, func(a, b entry) int { return a.Addr.Compare(b.Addr) })
+	b, err := json.MarshalIndent(file, "", " ")
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(l.path)
+	f, err := os.CreateTemp(dir, ".leases-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone after the rename
+	_, err = f.Write(append(b, '\n'))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), l.path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// view is what Decide may know. wanted is the address that the client names,
+// if any.
+func (l *leases) view(mac string, wanted netip.Addr, now time.Time) View {
+	var v View
+	e := l.byMAC[mac]
+	if e.live(now) {
+		v.Held = e.Addr
+	}
+	v.Grant = l.pooled(wanted) && l.free(wanted, mac, now)
+	switch {
+	case e != nil && l.pooled(e.Addr):
+		v.Next = e.Addr
+	case l.pooled(wanted) && l.byAddr[wanted] == nil:
+		v.Next = wanted
+	default:
+		v.Next = l.next(now)
+	}
+	return v
+}
+
+func (l *leases) free(a netip.Addr, mac string, now time.Time) bool {
+	e := l.byAddr[a]
+	return e == nil || !e.live(now) || mac != "" && e.MAC == mac
+}
+
+// next is an address for a newcomer: one that nobody ever had, else the one
+// that has been unused for longest.
+func (l *leases) next(now time.Time) netip.Addr {
+	for a := l.from; a.IsValid() && a.Compare(l.to) <= 0; a = a.Next() {
+		if l.byAddr[a] == nil && l.pooled(a) {
+			return a
+		}
+	}
+	var oldest *entry
+	for _, e := range l.byAddr {
+		if !e.live(now) && (oldest == nil || e.Until.Before(oldest.Until) || e.Until.Equal(oldest.Until) && e.Addr.Less(oldest.Addr)) {
+			oldest = e
+		}
+	}
+	if oldest == nil {
+		return netip.Addr{}
+	}
+	return oldest.Addr
+}
+
+// pooled: an address that PCs may get.
+func (l *leases) pooled(a netip.Addr) bool {
+	return a.IsValid() && a.Compare(l.from) >= 0 && a.Compare(l.to) <= 0 && !slices.Contains(l.never, a)
+}
+
+// apply does to the table what a decision says.
+func (l *leases) apply(d Decision, id []byte, now time.Time) error {
+	mac := d.Client.MAC
+	switch d.Act {
+	case Offer:
+		if e := l.byMAC[mac]; e.live(now) && e.Addr == d.Addr {
+			return nil // an offer takes nothing away
+		}
+		l.put(&entry{Addr: d.Addr, MAC: mac, ID: id, State: offered, Until: now.Add(offerTime)})
+		return nil
+	case Bind:
+		l.put(&entry{Addr: d.Addr, MAC: mac, ID: id, State: bound, Until: now.Add(l.lease)})
+	case Release:
+		e := l.byMAC[mac]
+		if e == nil || e.Addr != d.Addr {
+			return nil
+		}
+		if e.State == offered {
+			l.drop(e)
+			return nil
+		}
+		e.State, e.Until = released, now
+	case Quarantine:
+		l.put(&entry{Addr: d.Addr, State: declined, Until: now.Add(quarantine)})
+	default:
+		return nil
+	}
+	if err := l.save(); err != nil {
+		return fmt.Errorf("the lease file was not written, addresses will be lost with a restart: %w (is the disk full?)", err)
+	}
+	return nil
+}
+
+func (l *leases) put(e *entry) {
+	l.drop(l.byAddr[e.Addr])
+	if e.MAC != "" {
+		l.drop(l.byMAC[e.MAC])
+		l.byMAC[e.MAC] = e
+	}
+	l.byAddr[e.Addr] = e
+}
+
+func (l *leases) drop(e *entry) {
+	if e == nil {
+		return
+	}
+	delete(l.byAddr, e.Addr)
+	if e.MAC != "" {
+		delete(l.byMAC, e.MAC)
+	}
+}
+
+// holder is the MAC that an address was last given to, or "".
+func (l *leases) holder(a netip.Addr) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.byAddr[a.Unmap()]; e != nil {
+		return e.MAC
+	}
+	return ""
+}
+
+// add is a+n, or invalid past the end.
+func add(a netip.Addr, n uint32) netip.Addr {
+	b := a.As4()
+	v := uint64(binary.BigEndian.Uint32(b[:])) + uint64(n)
+	if v > 0xffffffff {
+		return netip.Addr{}
+	}
+	binary.BigEndian.PutUint32(b[:], uint32(v))
+	return netip.AddrFrom4(b)
+}
+
+// last is the broadcast address of a network.
+func last(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As4()
+	v := binary.BigEndian.Uint32(b[:]) | uint32(1<<(32-p.Bits())-1)
+	binary.BigEndian.PutUint32(b[:], v)
+	return netip.AddrFrom4(b)
+}

@@ -1,0 +1,149 @@
+package netboot
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// checkInterface finds what is wrong with the workshop's network card before
+// it shows as a silent socket.
+func checkInterface(name string, ip netip.Addr) (*net.Interface, error) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		var names []string
+		all, _ := net.Interfaces() // the first error says enough
+		for _, i := range all {
+			if i.Flags&net.FlagLoopback == 0 {
+				names = append(names, i.Name)
+			}
+		}
+		return nil, fmt.Errorf("there is no network card %q: this machine has %s. Name the one that leads to the workshop", name, list(names))
+	}
+	if ifi.Flags&net.FlagUp == 0 {
+		return nil, fmt.Errorf("the network card %s is switched off: `ip link set %s up`, then start again", name, name)
+	}
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", name, err)
+	}
+	var have []string
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil {
+			continue
+		}
+		if p.Addr() == ip {
+			return ifi, nil
+		}
+		if p.Addr().Is4() {
+			have = append(have, p.String())
+		}
+	}
+	return nil, fmt.Errorf("the network card %s doesn't have the address %v, it has %s: set it with `ip addr add %v/24 dev %s`, or correct the configuration", name, ip, list(have), ip, name)
+}
+
+func list(s []string) string {
+	if len(s) == 0 {
+		return "none"
+	}
+	return strings.Join(s, ", ")
+}
+
+// listen opens a UDP port on one interface only, so that a DHCP server for
+// virtual machines on another one is no conflict. It asks for no address
+// reuse: two DHCP servers on one port would each see the PCs and neither
+// would know.
+func listen(ctx context.Context, ifname string, ip netip.Addr, port int) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return onInterface(c, ifname)
+	}}
+	host := ""
+	if ip.IsValid() {
+		host = ip.String()
+	}
+	conn, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort(host, strconv.Itoa(port)))
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, fmt.Errorf("UDP port %d is taken on this machine by %s: stop it, or keep it off %s", port, holders(port), ifname)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return nil, fmt.Errorf("UDP port %d may not be opened: run as root, or with the capabilities NET_BIND_SERVICE and NET_RAW: %w", port, err)
+	case err != nil:
+		return nil, fmt.Errorf("UDP port %d on %s: %w", port, ifname, err)
+	}
+	return conn.(*net.UDPConn), nil
+}
+
+func onInterface(c syscall.RawConn, ifname string) error {
+	var bind error
+	if err := c.Control(func(fd uintptr) {
+		bind = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, ifname)
+	}); err != nil {
+		return err
+	}
+	return bind
+}
+
+// holders names the programs that have a UDP port open, as far as /proc tells.
+func holders(port int) string {
+	inodes := map[string]bool{}
+	for _, table := range []string{"/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"} {
+		b, err := os.ReadFile(table)
+		if err != nil {
+			continue // no IPv6, or no /proc
+		}
+		for inode := range udpInodes(b, port) {
+			inodes[inode] = true
+		}
+	}
+	var names []string
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well-formed
+	for _, fd := range fds {
+		to, err := os.Readlink(fd)
+		if err != nil {
+			continue // ended meanwhile, or not ours to see
+		}
+		inode, ok := strings.CutPrefix(to, "socket:[")
+		if !ok || !inodes[strings.TrimSuffix(inode, "]")] {
+			continue
+		}
+		pid := strings.Split(fd, "/")[2]
+		comm, _ := os.ReadFile("/proc/" + pid + "/comm") // the number says enough without
+		name := fmt.Sprintf("%s (process %s)", bytes.TrimSpace(comm), pid)
+		if !strings.Contains(strings.Join(names, ", "), name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return "another program"
+	}
+	return strings.Join(names, ", ")
+}
+
+// udpInodes reads a table in the form of /proc/net/udp.
+func udpInodes(table []byte, port int) map[string]bool {
+	found := map[string]bool{}
+	sc := bufio.NewScanner(bytes.NewReader(table))
+	for sc.Scan() {
+		f := strings.Fields(sc.Text())
+		if len(f) < 10 {
+			continue
+		}
+		_, hex, _ := strings.Cut(f[1], ":")
+		if n, err := strconv.ParseUint(hex, 16, 16); err == nil && int(n) == port {
+			found[f[9]] = true
+		}
+	}
+	return found
+}

@@ -1,0 +1,239 @@
+// Package netboot answers the network boot of PCs: DHCP or proxyDHCP, TFTP and
+// the boot files and scripts over HTTP. It asks a Desk what a PC shall boot and
+// tells it what it saw; it knows nothing else of the workshop.
+//
+// The way of a PC, by firmware:
+//
+//	BIOS            TFTP undionly.kpxe (iPXE) → HTTP script → kernel, initramfs
+//	BIOS with iPXE  HTTP script → kernel, initramfs
+//	UEFI x64        TFTP shimx64.efi → grubx64.efi → grub.cfg → HTTP config → kernel, initramfs
+//	UEFI x64 HTTP   the same by HTTP from the start
+//	UEFI IA32       grubia32.efi, unsigned: there is no signed shim for it
+//
+// Every UEFI x64 PC gets the signed chain, because DHCP can't see whether
+// Secure Boot is on. What goes into each packet is Decide, a pure function.
+package netboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Mode says who hands out addresses.
+type Mode int
+
+const (
+	Full  Mode = iota // we do; there must be no other DHCP server
+	Proxy             // the network's own server does; we only add the boot file (PXE 2.1, proxyDHCP)
+)
+
+// NoArch is the Arch of a packet or client that named no architecture.
+const NoArch uint16 = 0xffff
+
+// Config of a Server. Interface, IP, Net, HTTPPort, Files and Desk are needed
+// always, the pool and LeaseFile in Full mode.
+type Config struct {
+	Interface string
+	IP        netip.Addr   // the appliance's own address on Interface
+	Net       netip.Prefix // the network it lies in
+	Mode      Mode
+	PoolFrom  netip.Addr    // first and last address handed out; at most 65,536 are used
+	PoolTo    netip.Addr    //
+	Lease     time.Duration // of an address; an hour when zero
+	Router    netip.Addr    // given to PCs when valid
+	DNS       []netip.Addr  // given to PCs when not empty
+	HTTPPort  int           // where Register's routes are reached from outside
+	Files     fs.FS         // boot files by flat name: vmlinuz, initrd, shimx64.efi, grubx64.efi, undionly.kpxe, grubia32.efi…
+	LeaseFile string        // JSON; written before an address is acknowledged
+
+	// RouterAdvert answers IPv6 router solicitations with an empty
+	// advertisement, so that iPXE doesn't wait for a router that isn't there.
+	// Only in Full mode: in another's network it is not ours to speak.
+	RouterAdvert bool
+
+	Log  *slog.Logger
+	Desk Desk
+
+	// TestPlainROM treats a BIOS ROM that is iPXE, as QEMU's is, like a
+	// vendor's: it gets undionly.kpxe first, and the script once that runs.
+	// Tests only.
+	TestPlainROM bool
+}
+
+// Client is a PC as the boot chain knows it.
+type Client struct {
+	MAC      string     // "52:54:00:12:34:56"
+	UUID     string     // of SMBIOS, lower case; empty when unknown
+	Arch     uint16     // option 93 (RFC 4578, RFC 5970); NoArch when unknown
+	IP       netip.Addr // where it speaks from; invalid when it has no address yet
+	IPXE     bool       // it is iPXE that asks
+	HTTPBoot bool       // UEFI HTTP Boot
+}
+
+// Answer is what a PC shall boot.
+type Answer struct {
+	Local bool     // its own disk; else the agent
+	Args  []string // kernel arguments for the agent; [A-Za-z0-9] and "._:/=,+@%~-" only
+}
+
+// Desk is the workshop, as the boot chain needs it.
+type Desk interface {
+	// Boot says what the PC shall boot. It is called once for every script
+	// fetched by GET, never for HEAD. An error is shown on the PC's screen.
+	Boot(ctx context.Context, c Client) (Answer, error)
+	// Sighting is told of every packet and file. It must not block.
+	Sighting(s Sighting)
+}
+
+// Sighting is one packet or file of a PC's boot.
+type Sighting struct {
+	Time   time.Time
+	MAC    string // empty when a file was fetched from an address that we don't know
+	UUID   string
+	IP     string
+	What   string // "discover", "offer", "request", "ack", "nak", "decline", "release", "inform", "malformed", "tftp", "http", "script"
+	Detail string
+	Arch   uint16 // NoArch when unknown
+	Bytes  int64  // sent
+	Err    string // what went wrong, in words for people; empty when nothing did
+}
+
+// Server is one workshop network's boot service.
+type Server struct {
+	cfg    Config
+	log    *slog.Logger
+	leases *leases // nil in Proxy mode
+	taken  func(ctx context.Context, a netip.Addr, mac string) bool
+
+	mu      sync.Mutex
+	clients map[string]Client    // by MAC: what their packets said, for the script that follows
+	chained map[string]bool      // TestPlainROM: MACs whose undionly.kpxe runs
+	foreign map[string]time.Time // other DHCP servers, when last warned of
+}
+
+// maxClients bounds what is remembered of PCs; the oldest knowledge is only
+// lost when more PCs than a pool holds come along.
+const maxClients = maxPool
+
+// New checks cfg and reads the leases. Nothing is opened on the network before
+// Run.
+func New(cfg Config) (*Server, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = time.Hour
+	}
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("network boot: %w", err)
+	}
+	s := &Server{
+		cfg:     cfg,
+		log:     cfg.Log,
+		clients: map[string]Client{},
+		chained: map[string]bool{},
+		foreign: map[string]time.Time{},
+	}
+	s.taken = s.probe
+	if cfg.Mode == Full {
+		var err error
+		if s.leases, err = openLeases(cfg); err != nil {
+			return nil, fmt.Errorf("network boot: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.Interface == "":
+		return errors.New("no interface given: name the network card that leads to the workshop")
+	case !c.IP.Is4() || !c.Net.Addr().Is4():
+		return fmt.Errorf("address %v in %v: give the appliance an IPv4 address and its network", c.IP, c.Net)
+	case !c.Net.Contains(c.IP):
+		return fmt.Errorf("the appliance's address %v lies outside its network %v", c.IP, c.Net)
+	case c.HTTPPort < 1 || c.HTTPPort > 65535:
+		return fmt.Errorf("HTTP port %d: a port is a number from 1 to 65535", c.HTTPPort)
+	case c.Files == nil || c.Desk == nil:
+		return errors.New("no boot files or no desk given")
+	case c.Mode != Full && c.Mode != Proxy:
+		return fmt.Errorf("unknown mode %d", c.Mode)
+	case c.Mode == Proxy:
+		return nil
+	case c.LeaseFile == "":
+		return errors.New("no lease file given: addresses must survive a restart")
+	case c.Lease < time.Minute || c.Lease > 365*24*time.Hour:
+		return fmt.Errorf("lease of %v: give a minute to a year", c.Lease)
+	case !c.PoolFrom.Is4() || !c.PoolTo.Is4() || c.PoolTo.Less(c.PoolFrom) || !c.Net.Contains(c.PoolFrom) || !c.Net.Contains(c.PoolTo):
+		return fmt.Errorf("pool %v to %v: both ends must lie inside %v, the lower one first", c.PoolFrom, c.PoolTo, c.Net)
+	}
+	return nil
+}
+
+// base is the URL that boot files and scripts lie under, without a slash at
+// its end.
+func (c *Config) base() string {
+	return "http://" + c.host()
+}
+
+func (c *Config) host() string {
+	return c.IP.String() + ":" + strconv.Itoa(c.HTTPPort)
+}
+
+// remember keeps what a packet said of its sender.
+func (s *Server) remember(c Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.clients[c.MAC]; ok {
+		// An installed system's or GRUB's packet knows less than the firmware's.
+		if c.UUID == "" {
+			c.UUID = old.UUID
+		}
+		if c.Arch == NoArch {
+			c.Arch = old.Arch
+		}
+	} else if len(s.clients) >= maxClients {
+		for k := range s.clients {
+			delete(s.clients, k)
+			break
+		}
+	}
+	s.clients[c.MAC] = c
+}
+
+// client is what is known of a MAC.
+func (s *Server) client(mac string) Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.clients[mac]; ok {
+		return c
+	}
+	return Client{MAC: mac, Arch: NoArch}
+}
+
+// macOf finds the MAC that an address belongs to, or "".
+func (s *Server) macOf(a netip.Addr) string {
+	if s.leases != nil {
+		if mac := s.leases.holder(a); mac != "" {
+			return mac
+		}
+	}
+	return neighbour(a)
+}
+
+func (s *Server) sight(g Sighting) {
+	g.Time = time.Now()
+	s.cfg.Desk.Sighting(g)
+	level := slog.LevelDebug
+	if g.Err != "" {
+		level = slog.LevelWarn
+	}
+	s.log.Log(context.Background(), level, "boot: "+g.What, "mac", g.MAC, "ip", g.IP, "detail", g.Detail, "bytes", g.Bytes, "err", g.Err)
+}

@@ -1,0 +1,103 @@
+package netboot
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sync/errgroup"
+)
+
+// sockets of a running server.
+type sockets struct {
+	dhcp, proxy, tftp *net.UDPConn
+	ra                *ipv6.PacketConn // nil when not wanted or not possible
+}
+
+// Run serves DHCP, TFTP and, when asked for, router advertisements until ctx
+// ends; it then returns ctx's error. An error before that names what is in the
+// way and what to do. The HTTP part is served by whoever Register was called
+// for.
+func (s *Server) Run(ctx context.Context) error {
+	o, err := s.openSockets(ctx)
+	if err != nil {
+		return fmt.Errorf("network boot: %w", err)
+	}
+	return s.serve(ctx, o)
+}
+
+func (s *Server) openSockets(ctx context.Context) (o *sockets, err error) {
+	ifi, err := checkInterface(s.cfg.Interface, s.cfg.IP)
+	if err != nil {
+		return nil, err
+	}
+	o = &sockets{}
+	defer func() {
+		if err != nil {
+			o.close()
+		}
+	}()
+	name := s.cfg.Interface
+	// DHCP comes as broadcast, so these two can't listen at one address.
+	if o.dhcp, err = listen(ctx, name, netip.Addr{}, dhcpPort); err != nil {
+		return nil, err
+	}
+	if o.proxy, err = listen(ctx, name, netip.Addr{}, proxyPort); err != nil {
+		return nil, err
+	}
+	if o.tftp, err = listen(ctx, name, s.cfg.IP, tftpPort); err != nil {
+		return nil, err
+	}
+	if s.cfg.RouterAdvert && s.cfg.Mode == Full {
+		if o.ra, err = s.listenRA(ctx, ifi); err != nil {
+			s.log.Warn("no router advertisements: iPXE will wait some seconds for an IPv6 router", "err", err)
+			o.ra, err = nil, nil
+		}
+	}
+	if ifi.Flags&net.FlagRunning == 0 {
+		s.log.Warn("the network card has no link: is the cable plugged in?", "interface", name)
+	}
+	return o, nil
+}
+
+func (o *sockets) close() {
+	for _, c := range []*net.UDPConn{o.dhcp, o.proxy, o.tftp} {
+		if c != nil {
+			c.Close()
+		}
+	}
+	if o.ra != nil {
+		o.ra.Close()
+	}
+}
+
+func (s *Server) serve(ctx context.Context, o *sockets) error {
+	s.log.Info("network boot is served", "interface", s.cfg.Interface, "address", s.cfg.IP, "mode", s.cfg.Mode)
+	g, run := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.serveDHCP(run, o.dhcp, dhcpPort) })
+	g.Go(func() error { return s.serveDHCP(run, o.proxy, proxyPort) })
+	g.Go(func() error { return s.serveTFTP(run, o.tftp) })
+	if o.ra != nil {
+		g.Go(func() error {
+			// PCs boot without it, only later.
+			if err := s.serveRA(run, o.ra, s.cfg.Interface); run.Err() == nil {
+				s.log.Warn("router advertisements ended", "err", err)
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("network boot: %w", err)
+}
+
+func (m Mode) String() string {
+	if m == Proxy {
+		return "proxy"
+	}
+	return "full"
+}

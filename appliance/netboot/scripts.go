@@ -1,0 +1,224 @@
+package netboot
+
+import (
+	"fmt"
+	"strings"
+)
+
+// What the PC runs: an iPXE script or a GRUB configuration, each a pure
+// function of the answer. Nothing that a client sent stands in them but its
+// MAC, which parseMAC made. They end in a boot, or in a message and a restart:
+// never in a kernel without its initramfs, and never in a prompt that waits
+// for somebody who isn't there.
+
+// maxScript bounds a script, and every GRUB configuration is padded to it:
+// HEAD must tell the length of what GET will say, without asking the desk.
+const maxScript = 8192
+
+// baseArgs go to every kernel. The last console is the one that /dev/console
+// is; "quiet" keeps the PC's screen for what the agent has to say.
+const baseArgs = "console=tty0 console=ttyS0,115200 quiet loglevel=3"
+
+// Words on the PC's screen, in both boot loaders.
+var (
+	noFiles = []string{
+		"This PC could not fetch its files from the workshop's server.",
+		"Look after the network cable and the server.",
+		"It starts again by itself in 30 seconds.",
+	}
+	noDisk = []string{
+		"This PC was told to start from its own disk, but nothing on it starts.",
+		"To image it, choose \"Image again\" for it in the dashboard.",
+		"It starts again by itself in 60 seconds.",
+	}
+)
+
+// kernelArgs checks the desk's arguments: they become part of a script, where
+// a space, a quote or a dollar would mean something.
+func kernelArgs(a Answer) (string, error) {
+	args := baseArgs
+	for _, s := range a.Args {
+		if s == "" || len(s) > 512 {
+			return "", fmt.Errorf("a kernel argument of %d bytes: want 1 to 512", len(s))
+		}
+		for _, r := range s {
+			if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._:/=,+@%~-", r)) {
+				return "", fmt.Errorf("a kernel argument holds %q, which has a meaning in boot scripts", r)
+			}
+		}
+		args += " " + s
+	}
+	// x86: the kernel takes 2048 bytes (Documentation/x86/boot.rst, cmdline_size).
+	if len(args) > 1800 {
+		return "", fmt.Errorf("kernel arguments of %d bytes: at most 1800", len(args))
+	}
+	return args, nil
+}
+
+// ipxeScript is what iPXE runs. base is the URL before "/boot/…".
+func ipxeScript(base string, a Answer) (string, error) {
+	args, err := kernelArgs(a)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	b.WriteString("#!ipxe\n")
+	if a.Local {
+		// BIOS knows its first disk by number; iPXE under UEFI has to be told a file.
+		b.WriteString(`echo
+echo Starting from this PC's own disk...
+iseq ${platform} pcbios || goto efi
+sanboot --no-describe --drive 0x80 || goto nodisk
+goto nodisk
+:efi
+sanboot --no-describe --drive 0 --filename \EFI\BOOT\BOOTX64.EFI ||
+sanboot --no-describe --drive 0 --filename \EFI\debian\shimx64.efi ||
+sanboot --no-describe --drive 0 --filename \EFI\Microsoft\Boot\bootmgfw.efi ||
+:nodisk
+`)
+		ipxeEnd(&b, noDisk, 60)
+		return b.String(), nil
+	}
+	// vga: a BIOS leaves no framebuffer behind unless the kernel asks for one.
+	b.WriteString("set vga\niseq ${platform} pcbios && set vga vga=791 ||\n")
+	for i := 1; i <= 3; i++ {
+		fmt.Fprintf(&b, `:try%d
+imgfree
+kernel --name vmlinuz %s/boot/vmlinuz initrd=initrd %s ${vga} || goto failed%d
+initrd --name initrd %s/boot/initrd || goto failed%d
+boot || goto failed%d
+:failed%d
+echo The workshop's server did not answer, trying again (%d of 3)...
+sleep 3
+`, i, base, args, i, base, i, i, i, i)
+	}
+	ipxeEnd(&b, noFiles, 30)
+	return b.String(), nil
+}
+
+func ipxeEnd(b *strings.Builder, lines []string, seconds int) {
+	b.WriteString("echo\necho ============================================================\n")
+	for _, l := range lines {
+		fmt.Fprintf(b, "echo %s\n", ipxeText(l))
+	}
+	fmt.Fprintf(b, "echo ============================================================\nsleep %d ||\nreboot\n", seconds)
+}
+
+// ipxeText keeps words from being read as iPXE's: settings, quotes, operators.
+func ipxeText(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r < ' ' || r > '~':
+			return '?'
+		case strings.ContainsRune("\"'\\$&|#", r):
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// ipxeRefusal shows why a PC is not booted.
+func ipxeRefusal(why string) string {
+	var b strings.Builder
+	b.WriteString("#!ipxe\n")
+	ipxeEnd(&b, refusal(why), 30)
+	return b.String()
+}
+
+func refusal(why string) []string {
+	why = printable(strings.Join(strings.Fields(why), " "))
+	return []string{"The workshop's server can't boot this PC now:", why, "It starts again by itself in 30 seconds."}
+}
+
+// grubEntry is the first configuration, which GRUB finds by its own name: it
+// hands over to the one for this PC. GRUB's HTTP fails now and then when a PC
+// boots twice within seconds, so it tries again.
+func grubEntry(host string) string {
+	return fmt.Sprintf(`set pager=0
+if [ -z "$net_default_mac" ]; then set net_default_mac=unknown; fi
+for i in 1 2 3; do
+  source (http,%s)/boot/grub/$net_default_mac
+  echo "The workshop's server did not answer, trying again ($i of 3)..."
+  sleep 3
+done
+`, host) + grubEnd(noFiles, 30)
+}
+
+// grubConfig is what GRUB runs for one PC.
+func grubConfig(host string, a Answer) (string, error) {
+	args, err := kernelArgs(a)
+	if err != nil {
+		return "", err
+	}
+	text := ""
+	if a.Local {
+		text = `echo
+echo "Starting from this PC's own disk..."
+set first=/EFI/BOOT/BOOTX64.EFI
+if [ "$grub_cpu" = i386 ]; then set first=/EFI/BOOT/BOOTIA32.EFI; fi
+for f in $first /EFI/debian/shimx64.efi /EFI/Microsoft/Boot/bootmgfw.efi; do
+  if search --no-floppy --set=root --file $f; then
+    if chainloader $f; then boot; fi
+  fi
+done
+` + grubEnd(noDisk, 60)
+	} else {
+		text = fmt.Sprintf(`set kernel=no
+set initrd=no
+for i in 1 2 3; do
+  if [ $kernel = no ]; then
+    if linux (http,%[1]s)/boot/vmlinuz %[2]s; then set kernel=yes; else sleep 3; fi
+  fi
+done
+if [ $kernel = yes ]; then
+  for i in 1 2 3; do
+    if [ $initrd = no ]; then
+      if initrd (http,%[1]s)/boot/initrd; then set initrd=yes; else sleep 3; fi
+    fi
+  done
+fi
+if [ $initrd = yes ]; then boot; fi
+`, host, args) + grubEnd(noFiles, 30)
+	}
+	return pad(text)
+}
+
+func grubEnd(lines []string, seconds int) string {
+	var b strings.Builder
+	b.WriteString("echo\necho \"============================================================\"\n")
+	for _, l := range lines {
+		fmt.Fprintf(&b, "echo \"%s\"\n", grubText(l))
+	}
+	fmt.Fprintf(&b, "echo \"============================================================\"\nsleep %d\nreboot\n", seconds)
+	return b.String()
+}
+
+// grubText keeps words from ending a string in double quotes or naming a
+// variable.
+func grubText(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r < ' ' || r > '~':
+			return '?'
+		case strings.ContainsRune("\"\\$`", r):
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// grubRefusal shows why a PC is not booted.
+func grubRefusal(why string) string {
+	text, err := pad(grubEnd(refusal(why), 30))
+	if err != nil {
+		panic(err) // refusal is bounded well below
+	}
+	return text
+}
+
+func pad(s string) (string, error) {
+	if len(s) > maxScript {
+		return "", fmt.Errorf("a boot script of %d bytes: at most %d", len(s), maxScript)
+	}
+	return s + strings.Repeat("\n", maxScript-len(s)), nil
+}
