@@ -8,13 +8,13 @@ packages=(
   iproute2                                              # the lab's network
   qemu-system-x86 qemu-utils ovmf ipxe-qemu             # virtual PCs with real firmware
   chromium                                              # tests of the pages
-  mmdebstrap dosfstools mtools e2fsprogs gdisk zstd xz-utils  # give-away systems, test disks
+  mmdebstrap dosfstools mtools e2fsprogs gdisk dnsmasq-base zstd xz-utils  # give-away systems, test disks
   debian-archive-keyring
 )
 declare -A binary=(
   [make]=make [git]=git [gcc]=gcc [iproute2]=ip [qemu-system-x86]=qemu-system-x86_64
   [qemu-utils]=qemu-img [chromium]=chromium [mmdebstrap]=mmdebstrap [dosfstools]=mkfs.vfat
-  [mtools]=mcopy [e2fsprogs]=mkfs.ext4 [gdisk]=sgdisk [zstd]=zstd [xz-utils]=xz
+  [mtools]=mcopy [e2fsprogs]=mkfs.ext4 [gdisk]=sgdisk [dnsmasq-base]=dnsmasq [zstd]=zstd [xz-utils]=xz
 )
 
 command -v apt-get >/dev/null || {

@@ -217,4 +217,3 @@ func (t *tail) End() string {
 	defer t.mu.Unlock()
 	return string(t.end)
 }
-

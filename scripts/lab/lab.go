@@ -160,7 +160,7 @@ func (l *Lab) forget(cmd *exec.Cmd) {
 // Dial connects from inside the namespace.
 func (l *Lab) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	var conn net.Conn
-	err := l.inside(func() (err error) {
+	err := l.Inside(func() (err error) {
 		// An address by number, so that no resolver thread outside is asked.
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 		return err
@@ -168,9 +168,9 @@ func (l *Lab) Dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	return conn, err
 }
 
-// inside runs f on a thread of its own in the namespace. The thread isn't
+// Inside runs f on a thread of its own in the namespace. The thread isn't
 // given back to the runtime when it can't return to where it came from.
-func (l *Lab) inside(f func() error) error {
+func (l *Lab) Inside(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()

@@ -162,7 +162,7 @@ func (pc *PC) args() []string {
 			node = "driver=raw,cache.direct=off,cache.no-flush=on,discard=unmap,file.driver=file,file.filename=" + d.Path
 		}
 		id := fmt.Sprintf("d%d", i)
-		dev := fmt.Sprintf("drive=%s,serial=%s,bootindex=%d", id, d.Serial, 2+i)
+		dev := fmt.Sprintf("id=dev%d,drive=%s,serial=%s,bootindex=%d", i, id, d.Serial, 2+i)
 		if d.Block != 0 {
 			dev += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Block, d.Block)
 		}
