@@ -136,11 +136,8 @@ func Parse(b []byte, pub ed25519.PublicKey) (*Manifest, error) {
 }
 
 func (m *Manifest) check() error {
-	if m.Name == "" || !printable(m.Name) {
-		return fmt.Errorf("name %.40q: want 1 to %d bytes of printable text", m.Name, maxName)
-	}
-	if !printable(m.Version) {
-		return fmt.Errorf("version %.40q: want up to %d bytes of printable text", m.Version, maxName)
+	if err := CheckName(m.Name, m.Version); err != nil {
+		return err
 	}
 	if y := m.Created.Year(); y < 1 || y > 9999 {
 		return fmt.Errorf("created in the year %d", y)
@@ -202,6 +199,17 @@ func (m *Manifest) checkFrames() error {
 			return fmt.Errorf("frame %d: has bytes, but no hash", i)
 		}
 		at += f.Length
+	}
+	return nil
+}
+
+// CheckName says whether an image can have this name and version.
+func CheckName(name, version string) error {
+	if name == "" || !printable(name) {
+		return fmt.Errorf("name %.40q: want 1 to %d bytes of printable text", name, maxName)
+	}
+	if !printable(version) {
+		return fmt.Errorf("version %.40q: want up to %d bytes of printable text", version, maxName)
 	}
 	return nil
 }
