@@ -1,0 +1,252 @@
+package screen
+
+import (
+	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// palette is one state's look: the whole screen in one colour, so that it reads
+// from across the room, and text on it at a contrast of at least 5 to 1.
+type palette struct{ ground, ink color.RGBA }
+
+var palettes = map[Kind]palette{
+	Working: {color.RGBA{0x14, 0x4f, 0x9e, 0xff}, color.RGBA{0xff, 0xff, 0xff, 0xff}},
+	Waiting: {color.RGBA{0xf7, 0xb5, 0x19, 0xff}, color.RGBA{0x1d, 0x16, 0x00, 0xff}},
+	Done:    {color.RGBA{0x16, 0x6b, 0x34, 0xff}, color.RGBA{0xff, 0xff, 0xff, 0xff}},
+	Failed:  {color.RGBA{0xa8, 0x1c, 0x1c, 0xff}, color.RGBA{0xff, 0xff, 0xff, 0xff}},
+}
+
+// mix is a with a share of b, 0 to 1.
+func mix(a, b color.RGBA, share float64) color.RGBA {
+	m := func(x, y uint8) uint8 { return uint8(math.Round(float64(x) + share*(float64(y)-float64(x)))) }
+	return color.RGBA{m(a.R, b.R), m(a.G, b.G), m(a.B, b.B), 0xff}
+}
+
+// Paint draws a view on a screen of w by h pixels. It is a pure function. Below
+// 160 by 120 the result is the bare colour.
+//
+// From top to bottom: the number, a third of the height, with the state's icon
+// beside it; title and detail; the bar with percent, rate and time left; what to
+// do next, in a box; small lines at the bottom.
+func Paint(v View, w, h int) *image.RGBA {
+	v = v.tidy()
+	p := palettes[v.Kind]
+	img := image.NewRGBA(image.Rect(0, 0, w, h))
+	draw.Draw(img, img.Bounds(), image.NewUniform(p.ground), image.Point{}, draw.Src)
+	if w < 160 || h < 120 {
+		return img
+	}
+	margin := h / 22
+	inner := image.Rect(margin, margin, w-margin, h-margin)
+
+	head := inner
+	head.Max.Y = head.Min.Y + h/3
+	paintHead(img, head, v, p)
+
+	small := max(h/44, 11)
+	foot := footer(v, inner, small)
+	below := image.Rect(inner.Min.X, head.Max.Y+margin*3/4, inner.Max.X, inner.Max.Y)
+	if n := len(foot); n > 0 {
+		below.Max.Y -= n*line(small) + margin/2
+	}
+
+	// Texts of any length have to fit: all of them shrink together, and at the
+	// smallest size the lines that are too many are cut.
+	const smallest = 0.45
+	for scale := 1.0; ; scale *= 0.93 {
+		blocks := layout(v, below.Dx(), h, max(scale, smallest))
+		if tall := height(blocks); tall <= below.Dy() || scale <= smallest {
+			y := below.Min.Y
+			if tall < below.Dy() {
+				y += (below.Dy() - tall) / 4
+			}
+			for _, b := range blocks {
+				if y+b.height > below.Max.Y {
+					break
+				}
+				b.paint(img, image.Rect(below.Min.X, y, below.Max.X, y+b.height), p)
+				y += b.height + b.gap
+			}
+			break
+		}
+	}
+
+	y := inner.Max.Y - len(foot)*line(small)
+	for _, s := range foot {
+		drawText(img, regular, small, inner.Min.X, y, s, mix(p.ground, p.ink, 0.8))
+		y += line(small)
+	}
+	return img
+}
+
+// paintHead sets the number and the icon side by side, as one group in the
+// middle. A number of many digits gets smaller, never cut.
+func paintHead(img *image.RGBA, r image.Rectangle, v View, p palette) {
+	number := "–"
+	if v.Number > 0 {
+		number = strconv.Itoa(v.Number)
+	}
+	icon := r.Dy()
+	gap := r.Dy() / 4
+	room := r.Dx() - icon - gap
+	em := fit(number, r.Dy(), room)
+	ink := inkOf(number, em)
+	left := r.Min.X + (r.Dx()-ink.Dx()-gap-icon)/2
+	drawInk(img, number, em, image.Pt(left, r.Min.Y+(r.Dy()-ink.Dy())/2), p.ink)
+	at := image.Rect(0, 0, icon, icon).Add(image.Pt(left+ink.Dx()+gap, r.Min.Y))
+	paintIcon(img, at, v, p)
+}
+
+// block is one piece of the middle part.
+type block struct {
+	height, gap int
+	paint       func(*image.RGBA, image.Rectangle, palette)
+}
+
+func height(blocks []block) int {
+	sum := 0
+	for i, b := range blocks {
+		sum += b.height
+		if i < len(blocks)-1 {
+			sum += b.gap
+		}
+	}
+	return sum
+}
+
+// layout cuts the texts into lines for a width and a scale of the sizes.
+func layout(v View, width, h int, scale float64) []block {
+	size := func(part float64) int { return max(int(float64(h)*part*scale), 11) }
+	var blocks []block
+	text := func(f face, s string, em, lines, gap int, shade float64) {
+		for i, l := range wrap(f, em, s, width, lines) {
+			b := block{height: line(em), paint: func(img *image.RGBA, r image.Rectangle, p palette) {
+				drawText(img, f, em, r.Min.X+(r.Dx()-measure(f, em, l))/2, r.Min.Y, l, mix(p.ground, p.ink, shade))
+			}}
+			if i == 0 && len(blocks) > 0 {
+				blocks[len(blocks)-1].gap = gap
+			}
+			blocks = append(blocks, b)
+		}
+	}
+	text(bold, v.Title, size(1./13), 2, 0, 1)
+	text(regular, v.Detail, size(1./24), 3, size(1./80), 0.92)
+	if v.Percent >= 0 {
+		if len(blocks) > 0 {
+			blocks[len(blocks)-1].gap = size(1. / 34)
+		}
+		blocks = append(blocks, bar(v, size(1./15), size(1./20)))
+	}
+	if v.Next != "" {
+		if len(blocks) > 0 {
+			blocks[len(blocks)-1].gap = size(1. / 28)
+		}
+		blocks = append(blocks, next(v.Next, width, size(1./20)))
+	}
+	return blocks
+}
+
+// bar is the progress bar with a line of figures below it.
+func bar(v View, thick, em int) block {
+	gap := em / 3
+	return block{height: thick + gap + line(em), paint: func(img *image.RGBA, r image.Rectangle, p palette) {
+		track := image.Rect(r.Min.X, r.Min.Y, r.Max.X, r.Min.Y+thick)
+		fill(img, track, mix(p.ground, p.ink, 0.25), pill(track))
+		done := track
+		done.Max.X = track.Min.X + int(math.Round(v.Percent/100*float64(track.Dx())))
+		part := func(x, y float64) float64 { // the bar's round end, cut where the progress stands
+			return max(pill(track)(x, y), x-float64(done.Max.X))
+		}
+		fill(img, done, p.ink, part)
+
+		y := track.Max.Y + gap
+		drawText(img, bold, em, r.Min.X, y, fmt.Sprintf("%.0f %%", math.Floor(v.Percent)), p.ink)
+		if s := figures(v); s != "" {
+			drawText(img, regular, em, r.Max.X-measure(regular, em, s), y, s, p.ink)
+		}
+	}}
+}
+
+// figures words the speed and the time left.
+func figures(v View) string {
+	var s []string
+	if v.Rate > 0 {
+		s = append(s, fmt.Sprintf("%s/s", bytesText(v.Rate)))
+	}
+	if v.ETA > 0 {
+		s = append(s, leftText(v.ETA))
+	}
+	return strings.Join(s, "   ")
+}
+
+// bytesText is a size in decimal units, as disks are sold.
+func bytesText(n int64) string {
+	f, unit := float64(n), "B"
+	for _, u := range []string{"kB", "MB", "GB", "TB"} {
+		if f < 1000 {
+			break
+		}
+		f, unit = f/1000, u
+	}
+	if f < 10 && unit != "B" {
+		return fmt.Sprintf("%.1f %s", f, unit)
+	}
+	return fmt.Sprintf("%.0f %s", f, unit)
+}
+
+// leftText words a time left no finer than it can be known.
+func leftText(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return "a few seconds left"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s left", int(d.Seconds())/10*10)
+	case d < time.Hour:
+		return fmt.Sprintf("%d min left", int(math.Ceil(d.Minutes())))
+	case d < 100*time.Hour:
+		return fmt.Sprintf("%d h %02d min left", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return ""
+}
+
+// next is what a person does now, set off in a box of the text's colour.
+func next(s string, width, em int) block {
+	pad := em * 2 / 3
+	const arrow = "→ "
+	indent := measure(bold, em, arrow)
+	lines := wrap(bold, em, s, width-2*pad-indent, 3)
+	return block{height: len(lines)*line(em) + 2*pad, paint: func(img *image.RGBA, r image.Rectangle, p palette) {
+		longest := 0
+		for _, l := range lines {
+			longest = max(longest, measure(bold, em, l))
+		}
+		box := r
+		spare := r.Dx() - longest - indent - 2*pad
+		box.Min.X += spare / 2
+		box.Max.X -= spare - spare/2
+		fill(img, box, p.ink, rounded(box, float64(em)/2))
+		x, y := box.Min.X+pad, box.Min.Y+pad
+		drawText(img, bold, em, x, y, arrow, p.ground)
+		for _, l := range lines {
+			drawText(img, bold, em, x+indent, y, l, p.ground)
+			y += line(em)
+		}
+	}}
+}
+
+// footer is at most three small lines, each cut to the width.
+func footer(v View, r image.Rectangle, em int) []string {
+	var list []string
+	for _, s := range v.Lines {
+		if l := wrap(regular, em, s, r.Dx(), 1); len(l) > 0 && len(list) < 3 {
+			list = append(list, l[0])
+		}
+	}
+	return list
+}
