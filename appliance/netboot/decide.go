@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -351,14 +352,13 @@ func identify(q *dhcpv4.DHCPv4) Client {
 			}
 		}
 	}
-	c.UUID = uuid(q.Options.Get(dhcpv4.OptionClientMachineIdentifier), c.IPXE)
+	c.UUID = uuid(q.Options.Get(dhcpv4.OptionClientMachineIdentifier))
 	return c
 }
 
-// uuid reads option 97 (RFC 4578 §2.3). Firmware sends SMBIOS's bytes, whose
-// first three fields are little-endian (SMBIOS 3.6 §7.2.1); iPXE turns them
-// first.
-func uuid(b []byte, ipxe bool) string {
+// uuid reads option 97 (RFC 4578 §2.3). EDK2 and iPXE both send SMBIOS's bytes,
+// whose first three fields are little-endian (SMBIOS 3.6 §7.2.1).
+func uuid(b []byte) string {
 	if len(b) != 17 || b[0] != 0 {
 		return ""
 	}
@@ -366,9 +366,9 @@ func uuid(b []byte, ipxe bool) string {
 	if u == [16]byte{} || u == [16]byte(bytes.Repeat([]byte{255}, 16)) {
 		return "" // SMBIOS: not set
 	}
-	if !ipxe {
-		u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7] = u[3], u[2], u[1], u[0], u[5], u[4], u[7], u[6]
-	}
+	slices.Reverse(u[0:4])
+	slices.Reverse(u[4:6])
+	slices.Reverse(u[6:8])
 	h := hex.EncodeToString(u[:])
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
