@@ -1,0 +1,287 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"refurb/appliance/workshop"
+)
+
+// Commit stores a change in one transaction and returns when it would survive a
+// power cut.
+func (s *Store) Commit(ctx context.Context, c workshop.Change) error {
+	return s.tx(ctx, func(tx *sql.Tx) error {
+		for _, v := range c.Lots {
+			if err := put(ctx, tx, v, `INSERT INTO lots (id, opened, doc) VALUES (?, ?, ?)
+				ON CONFLICT (id) DO UPDATE SET doc = excluded.doc`, v.ID, stamp(v.Opened)); err != nil {
+				return fmt.Errorf("lot %s: %w", v.ID, err)
+			}
+		}
+		for _, v := range c.Devices {
+			if err := put(ctx, tx, v, `INSERT INTO devices (id, number, state, lot, doc) VALUES (?, ?, ?, ?, ?)
+				ON CONFLICT (id) DO UPDATE SET state = excluded.state, lot = excluded.lot, doc = excluded.doc`,
+				v.ID, v.Number, string(v.State), v.Lot); err != nil {
+				return fmt.Errorf("device %s: %w", v.ID, err)
+			}
+		}
+		for _, v := range c.Jobs {
+			if err := put(ctx, tx, v, `INSERT INTO jobs (id, device, state, created, doc) VALUES (?, ?, ?, ?, ?)
+				ON CONFLICT (id) DO UPDATE SET state = excluded.state, doc = excluded.doc`,
+				v.ID, v.Device, string(v.State), stamp(v.Created)); err != nil {
+				return fmt.Errorf("job %s: %w", v.ID, err)
+			}
+		}
+		for _, v := range c.Boots {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO boots (token_hash, mac, device, boot_id, issued) VALUES (?, ?, ?, ?, ?)
+				ON CONFLICT (token_hash) DO UPDATE SET device = excluded.device, boot_id = excluded.boot_id`,
+				v.TokenHash, v.MAC, v.Device, v.BootID, stamp(v.Issued)); err != nil {
+				return fmt.Errorf("a start: %w", err)
+			}
+		}
+		for _, h := range c.Forget {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM boots WHERE token_hash = ?`, h); err != nil {
+				return fmt.Errorf("a start: %w", err)
+			}
+		}
+		for _, v := range c.Documents {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO documents (hash, json) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING`, v.Hash, v.JSON); err != nil {
+				return fmt.Errorf("a document: %w", err)
+			}
+		}
+		return s.append(ctx, tx, c.Events)
+	})
+}
+
+// put stores v as the last argument, as JSON.
+func put(ctx context.Context, tx *sql.Tx, v any, query string, args ...any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, query, append(args, string(b))...)
+	return err
+}
+
+// stamp sorts as text.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000000Z") }
+
+// append writes events behind their chains' heads, which it reads inside the
+// transaction: another process may have written meanwhile.
+func (s *Store) append(ctx context.Context, tx *sql.Tx, events []workshop.Event) error {
+	for _, e := range events {
+		var seq int64
+		var prev string
+		err := tx.QueryRowContext(ctx, `SELECT seq, hash FROM chains WHERE device = ?`, e.Device).Scan(&seq, &prev)
+		if err != nil && err != sql.ErrNoRows {
+			return fmt.Errorf("the history: %w", err)
+		}
+		line, hash, err := s.seal(seq, prev, e)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO events (device, seq, job, kind, prev_hash, hash, line) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			e.Device, seq+1, e.Job, e.Kind, prev, hash, line); err != nil {
+			return fmt.Errorf("the history: %w", err)
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO chains (device, seq, hash) VALUES (?, ?, ?)
+			ON CONFLICT (device) DO UPDATE SET seq = excluded.seq, hash = excluded.hash`, e.Device, seq+1, hash); err != nil {
+			return fmt.Errorf("the history: %w", err)
+		}
+	}
+	return nil
+}
+
+// Load checks every history to its head and returns the state.
+func (s *Store) Load(ctx context.Context) (workshop.State, error) {
+	var st workshop.State
+	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return st, explain(err)
+	}
+	defer tx.Rollback()
+	if err := s.check(ctx, tx); err != nil {
+		return st, explain(err)
+	}
+	if st.Devices, err = docs[workshop.Device](ctx, tx, `SELECT doc FROM devices ORDER BY number`); err != nil {
+		return st, fmt.Errorf("devices: %w", explain(err))
+	}
+	if st.Lots, err = docs[workshop.Lot](ctx, tx, `SELECT doc FROM lots ORDER BY opened`); err != nil {
+		return st, fmt.Errorf("lots: %w", explain(err))
+	}
+	if st.Jobs, err = docs[workshop.Job](ctx, tx, `SELECT doc FROM jobs ORDER BY created`); err != nil {
+		return st, fmt.Errorf("jobs: %w", explain(err))
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT token_hash, mac, device, boot_id, issued FROM boots ORDER BY issued`)
+	if err != nil {
+		return st, explain(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var b workshop.Boot
+		var issued string
+		if err := rows.Scan(&b.TokenHash, &b.MAC, &b.Device, &b.BootID, &issued); err != nil {
+			return st, explain(err)
+		}
+		if b.Issued, err = time.Parse(time.RFC3339Nano, issued); err != nil {
+			return st, fmt.Errorf("a start: %w", err)
+		}
+		st.Boots = append(st.Boots, b)
+	}
+	return st, explain(rows.Err())
+}
+
+func docs[T any](ctx context.Context, tx *sql.Tx, query string) ([]T, error) {
+	rows, err := tx.QueryContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []T
+	for rows.Next() {
+		var b []byte
+		var v T
+		if err := rows.Scan(&b); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(b, &v); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, rows.Err()
+}
+
+// check seals every line of the history again in its place.
+func (s *Store) check(ctx context.Context, tx *sql.Tx) error {
+	type head struct {
+		seq  int64
+		hash string
+	}
+	ends := map[string]head{}
+	rows, err := tx.QueryContext(ctx, `SELECT device, seq, hash, line FROM events ORDER BY device, seq`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var device, hash string
+		var seq int64
+		var line []byte
+		if err := rows.Scan(&device, &seq, &hash, &line); err != nil {
+			return err
+		}
+		last := ends[device]
+		if seq != last.seq+1 {
+			return damaged(device, last.seq+1, "is missing")
+		}
+		var e workshop.Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return damaged(device, seq, "can't be read")
+		}
+		again, own, err := s.seal(last.seq, last.hash, e)
+		if err != nil || e.Device != device || own != hash || string(again) != string(line) {
+			return damaged(device, seq, "was changed")
+		}
+		ends[device] = head{seq, hash}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	heads, err := tx.QueryContext(ctx, `SELECT device, seq, hash FROM chains`)
+	if err != nil {
+		return err
+	}
+	defer heads.Close()
+	n := 0
+	for heads.Next() {
+		var device string
+		var h head
+		if err := heads.Scan(&device, &h.seq, &h.hash); err != nil {
+			return err
+		}
+		switch last := ends[device]; {
+		case h.seq > last.seq:
+			return damaged(device, last.seq+1, "is missing at the end")
+		case h != last:
+			return damaged(device, last.seq, "doesn't fit the head of the chain")
+		}
+		n++
+	}
+	if err := heads.Err(); err != nil {
+		return err
+	}
+	if n != len(ends) {
+		return fmt.Errorf("the history is damaged: %d histories have no head; bring back a copy of the records", len(ends)-n)
+	}
+	// A device never exists without the line that says it was created.
+	var bare string
+	switch err := tx.QueryRowContext(ctx, `SELECT id FROM devices WHERE id NOT IN (SELECT device FROM chains) LIMIT 1`).Scan(&bare); err {
+	case sql.ErrNoRows:
+		return nil
+	case nil:
+		return damaged(bare, 1, "is missing")
+	default:
+		return err
+	}
+}
+
+func damaged(device string, seq int64, how string) error {
+	name := "device " + device
+	if device == "" {
+		name = "the house"
+	}
+	return fmt.Errorf("the history of %s is damaged: line %d %s; somebody or something changed the file of records: bring back a copy of it", name, seq, how)
+}
+
+// Line is one line of a history as it was sealed.
+type Line struct {
+	Seq  int64 // 1, 2, 3…
+	Hash string
+	Line []byte
+}
+
+// Lines returns the history of a device, or of the house for "", oldest first.
+func (s *Store) Lines(ctx context.Context, device string) ([]Line, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT seq, hash, line FROM events WHERE device = ? ORDER BY seq`, device)
+	if err != nil {
+		return nil, explain(err)
+	}
+	defer rows.Close()
+	var all []Line
+	for rows.Next() {
+		var l Line
+		if err := rows.Scan(&l.Seq, &l.Hash, &l.Line); err != nil {
+			return nil, explain(err)
+		}
+		all = append(all, l)
+	}
+	return all, explain(rows.Err())
+}
+
+// Events returns the same as events.
+func (s *Store) Events(ctx context.Context, device string) ([]workshop.Event, error) {
+	lines, err := s.Lines(ctx, device)
+	if err != nil {
+		return nil, err
+	}
+	events := make([]workshop.Event, len(lines))
+	for i, l := range lines {
+		if err := json.Unmarshal(l.Line, &events[i]); err != nil {
+			return nil, damaged(device, l.Seq, "can't be read")
+		}
+	}
+	return events, nil
+}
+
+// Document returns the report or outcome with this SHA-256, or nil if there is none.
+func (s *Store) Document(ctx context.Context, hash string) ([]byte, error) {
+	var b []byte
+	err := s.read.QueryRowContext(ctx, `SELECT json FROM documents WHERE hash = ?`, hash).Scan(&b)
+	if err == sql.ErrNoRows {
+		return nil, nil
+	}
+	return b, explain(err)
+}
