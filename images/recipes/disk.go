@@ -3,6 +3,7 @@ package recipes
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,9 @@ const (
 	backup  = 1 * mib // left at the end for the second partition table
 	slotDir = "/EFI/refurb"
 )
+
+// loaders start a system: GRUB on BIOS, shim and GRUB on UEFI.
+type loaders struct{ boot, core, shim, grub []byte }
 
 // Debian's signed boot loaders, below the root of their packages: shim, the GRUB
 // that it trusts, and MokManager, which shim starts when a key is to be enrolled.
@@ -77,6 +81,7 @@ type content struct {
 // esp is an EFI system partition that is being filled.
 type esp struct {
 	fs    *fat32.FileSystem
+	f     *os.File
 	start int64
 }
 
@@ -85,7 +90,7 @@ func makeESP(f *os.File, start, size int64, label string) (*esp, error) {
 	if err != nil {
 		return nil, fmt.Errorf("EFI system partition: %w", err)
 	}
-	return &esp{fs, start}, nil
+	return &esp{fs, f, start}, nil
 }
 
 // write puts the files in, making their folders.
@@ -137,6 +142,46 @@ func (e *esp) put(c content) (ranges []fat12.DiskRange, err error) {
 		return nil, errors.New("the FAT library does not say where a file lies")
 	}
 	return placed.GetDiskRanges()
+}
+
+// close mends the ".." of the folders below the root: it has to be 0, as the
+// root's number is on FAT12 (Microsoft's FAT specification 1.03, section 6.5);
+// the library writes the root's real cluster, and fsck complains.
+func (e *esp) close() error {
+	const (
+		entry    = 32
+		attrDir  = 0x10
+		rootAt   = 2 // the first cluster
+		attrAt   = 11
+		highAt   = 20
+		lowAt    = 26
+		dotsName = "..         "
+	)
+	cluster := int64(e.fs.BytesPerCluster())
+	at := func(n int64) int64 { return e.start + int64(e.fs.DataStart()) + (n-rootAt)*cluster }
+	root := make([]byte, cluster)
+	if _, err := e.f.ReadAt(root, at(rootAt)); err != nil {
+		return err
+	}
+	for i := 0; i+entry <= len(root) && root[i] != 0; i += entry {
+		if root[i+attrAt] != attrDir {
+			continue
+		}
+		child := int64(binary.LittleEndian.Uint16(root[i+highAt:]))<<16 | int64(binary.LittleEndian.Uint16(root[i+lowAt:]))
+		dots := make([]byte, entry)
+		if _, err := e.f.ReadAt(dots, at(child)+entry); err != nil {
+			return err
+		}
+		if string(dots[:len(dotsName)]) != dotsName {
+			return fmt.Errorf("EFI system partition: cluster %d is no folder", child)
+		}
+		clear(dots[highAt : highAt+2])
+		clear(dots[lowAt : lowAt+2])
+		if _, err := e.f.WriteAt(dots, at(child)+entry); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func slotContent(name string) []byte {

@@ -55,14 +55,19 @@ func buildTiny(ctx context.Context, o Options, out *os.File) error {
 	if err != nil {
 		return err
 	}
-	err = partition(out, tinyBytes, "7E0C2F60-51B1-4D0B-9A52-7A1B7E5D0000", []part{
+	return writeTiny(ctx, out, loaders{boot: boot, core: core, shim: shim, grub: grub}, kernel, initrd)
+}
+
+// writeTiny lays out the whole disk.
+func writeTiny(ctx context.Context, out *os.File, l loaders, kernel, initrd []byte) error {
+	err := partition(out, tinyBytes, "7E0C2F60-51B1-4D0B-9A52-7A1B7E5D0000", []part{
 		{"BIOS boot", gpt.BIOSBoot, "7E0C2F60-51B1-4D0B-9A52-7A1B7E5D0001", biosAt, espAt - biosAt},
 		{"EFI system", gpt.EFISystemPartition, "7E0C2F60-51B1-4D0B-9A52-7A1B7E5D0002", espAt, tinyBytes - espAt - backup},
 	})
 	if err != nil {
 		return err
 	}
-	if err := embedCore(out, boot, core, biosAt, espAt-biosAt); err != nil {
+	if err := embedCore(out, l.boot, l.core, biosAt, espAt-biosAt); err != nil {
 		return err
 	}
 	e, err := makeESP(out, espAt, tinyBytes-espAt-backup, "REFURB TINY")
@@ -74,13 +79,16 @@ func buildTiny(ctx context.Context, o Options, out *os.File) error {
 		return err
 	}
 	err = e.write(
-		content{"/EFI/BOOT/BOOTX64.EFI", shim},
-		content{"/EFI/BOOT/grubx64.efi", grub},
+		content{"/EFI/BOOT/BOOTX64.EFI", l.shim},
+		content{"/EFI/BOOT/grubx64.efi", l.grub},
 		content{"/EFI/debian/grub.cfg", fmt.Appendf(nil, tinyMenu, slot)},
 		content{"/vmlinuz", kernel},
 		content{"/initrd", initrd},
 	)
 	if err != nil {
+		return err
+	}
+	if err := e.close(); err != nil {
 		return err
 	}
 	return checkSlot(ctx, out, tinyBytes, slot)

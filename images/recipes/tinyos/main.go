@@ -70,7 +70,13 @@ func run(ctx context.Context, out io.Writer) (string, error) {
 	fmt.Fprintf(out, "  drive %s; checking in at %s\n", disk, checkin.URL)
 	up, cancel := context.WithTimeoutCause(ctx, netBound, fmt.Errorf("no network within %s: is the cable plugged in?", netBound))
 	defer cancel()
-	say := func(what string) { fmt.Fprintf(out, "  %s\n", what) }
+	said := ""
+	say := func(what string) {
+		if what != said {
+			fmt.Fprintf(out, "  %s\n", what)
+		}
+		said = what
+	}
 	lease, err := link.Up(up, nil, slog.New(slog.DiscardHandler), say)
 	if err != nil {
 		return "failed", err
