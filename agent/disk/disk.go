@@ -83,41 +83,23 @@ func open(path string) (*Disk, error) {
 	return d, nil
 }
 
-// identify fills id from the descriptor: the device number leads to the
-// kernel's name, whatever the path said.
+// identify fills id from the descriptor, whatever the path said.
 func (d *Disk) identify() error {
 	path := d.f.Name()
+	id, err := hardware.OpenedIdentity("/", d.f)
+	if err != nil {
+		return refuse(again, "%v", err)
+	}
+	id.Path = path
+	d.id = id
+	if ro, err := unix.IoctlGetInt(d.fd(), unix.BLKROGET); err != nil || ro != 0 {
+		return refuse("try another disk", "the disk %s is write-protected", path)
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(d.fd(), &st); err != nil {
 		return fmt.Errorf("looking at %s: %w", path, err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return refuse("tell the coordinator: the plan is broken", "%s is not a block device", path)
-	}
-	dir := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-	if _, err := os.Stat(dir + "/partition"); err == nil {
-		return refuse("tell the coordinator: the plan is broken", "%s is a partition, not a whole disk", path)
-	}
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return refuse(again, "the kernel says nothing about %s: %v", path, err)
-	}
-	if d.id, err = hardware.DiskIdentity("/", filepath.Base(real)); err != nil {
-		return refuse(again, "%v", err)
-	}
-	size, err := ioctl64(d.fd(), unix.BLKGETSIZE64)
-	if err != nil {
-		return refuse("try another disk", "%s doesn't tell its size: %v", path, err)
-	}
-	block, err := unix.IoctlGetInt(d.fd(), unix.BLKSSZGET)
-	if err != nil {
-		return refuse("try another disk", "%s doesn't tell its block size: %v", path, err)
-	}
-	d.id.Path, d.id.Bytes, d.id.LogicalBlock = path, int64(size), block
-	if ro, err := unix.IoctlGetInt(d.fd(), unix.BLKROGET); err != nil || ro != 0 {
-		return refuse("try another disk", "the disk %s is write-protected", path)
-	}
-	b, err := os.ReadFile(real + "/queue/write_zeroes_max_bytes")
+	b, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/queue/write_zeroes_max_bytes", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
 	n, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 	d.zeroRange = err == nil && n > 0
 	return nil

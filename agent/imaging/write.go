@@ -429,6 +429,8 @@ func (w *writer) outcome(err error) (wire.Outcome, *finish.Table) {
 	o.Next = "start this PC again from the network"
 	if f, ok := errors.AsType[*Failure](err); ok {
 		o.Next = f.Next
+	} else if e, ok := errors.AsType[*wire.Error](err); ok { // what the appliance said to one of the callers' functions
+		o.Cause, o.Next = e.Message, e.Next
 	}
 	return o, nil
 }

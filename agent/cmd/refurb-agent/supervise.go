@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"refurb/agent/screen"
+)
+
+const (
+	maxCrashes = 6
+	calm       = 10 * time.Minute // a run this long forgives the crashes before it
+)
+
+// supervise runs the worker until it ends well, then restarts the PC. It never
+// returns: when uinit ends, init has no more to do and the kernel panics.
+func supervise() {
+	// init made this process the console's session leader. Away with that: a
+	// console that hangs up would take every process along.
+	signal.Ignore(unix.SIGHUP)
+	_ = unix.IoctlSetInt(0, unix.TIOCNOTTY, 0)
+
+	if args, err := os.ReadFile("/proc/cmdline"); err == nil && has(parseArgs(string(args)), "refurb.rescue") {
+		rescue()
+		reboot()
+	}
+	for crashes := 0; crashes < maxCrashes; {
+		start := time.Now()
+		cmd := exec.Command("/proc/self/exe", "run")
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+		err := cmd.Run()
+		if err == nil {
+			reboot()
+		}
+		if time.Since(start) > calm {
+			crashes = 0
+		}
+		crashes++
+		wait := time.Second << crashes
+		fmt.Fprintf(os.Stderr, "refurb: the agent crashed (%v), attempt %d of %d, again in %v\n", err, crashes, maxCrashes, wait)
+		s := screen.Open()
+		s.Show(screen.View{Kind: screen.Waiting, Title: "One moment", Percent: -1,
+			Detail: "the program on this PC crashed and is started again", Lines: []string{err.Error()}})
+		time.Sleep(wait)
+		s.Close()
+	}
+	screen.Open().Show(screen.View{Kind: screen.Failed, Title: "Failed", Percent: -1,
+		Detail: "the program on this PC crashes again and again",
+		Next:   "tell the coordinator; photograph this screen"})
+	time.Sleep(readTime)
+	reboot()
+}
+
+// rescue leaves the PC to a person at its console.
+func rescue() {
+	fmt.Println("refurb: rescue shell. \"refurb-agent run\" starts the agent; leaving the shell restarts this PC.")
+	shell := exec.Command("/bbin/gosh")
+	shell.Stdin, shell.Stdout, shell.Stderr = os.Stdin, os.Stdout, os.Stderr
+	shell.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
+	if err := shell.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "refurb: rescue shell:", err)
+		time.Sleep(5 * time.Second)
+	}
+}
+
+func reboot() {
+	for {
+		unix.Sync()
+		err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+		fmt.Fprintln(os.Stderr, "refurb: this PC doesn't restart, switch it off and on:", err)
+		time.Sleep(time.Minute)
+	}
+}

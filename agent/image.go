@@ -1,0 +1,272 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"refurb/agent/disk"
+	"refurb/agent/finish"
+	"refurb/agent/imaging"
+	"refurb/agent/screen"
+	"refurb/agent/wire"
+)
+
+// job is one attempt to put an image on a disk.
+type job struct {
+	*agent
+	plan  wire.Plan
+	seq   int
+	meter imaging.Meter
+}
+
+// image does what the plan says and returns when the appliance has stored how
+// it ended, or ctx has.
+func (a *agent) image(ctx context.Context, plan wire.Plan) wire.Outcome {
+	j := &job{agent: a, plan: plan}
+	running, stop := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	watching, unwatch := context.WithCancel(ctx)
+	go func() {
+		defer close(watched)
+		j.watch(watching, stop)
+	}()
+	out := j.write(running)
+	unwatch()
+	<-watched
+	stop(nil)
+
+	out.Cause, out.Next = text(out.Cause), text(out.Next)
+	a.log.Info("outcome", "result", out.Result, "cause", out.Cause, "read_back", out.ReadBack, "finish", out.Finish)
+	v := screen.View{Kind: screen.Working, Title: "Telling the appliance", Percent: -1}
+	if out.Result != wire.Done {
+		v = failed(out.Cause, out.Next)
+	}
+	a.show(v)
+	err := j.event(ctx, wire.Event{Kind: wire.EventOutcome, Outcome: &out})
+	if err != nil && ctx.Err() == nil {
+		// Refused for good: the disk is as it is, but for the workshop this PC is
+		// not done.
+		cause, next := refusalOf(err)
+		out.Result, out.Cause, out.Next = wire.Failed, text("the appliance refused the outcome: "+cause), text(next)
+		a.log.Error("outcome refused", "err", err)
+	}
+	return out
+}
+
+// write is the way from a plan to an outcome. It reports the first two steps
+// itself.
+func (j *job) write(ctx context.Context) wire.Outcome {
+	plan := j.plan
+	if plan.Disk == nil || plan.Image == nil || plan.Job == "" {
+		return notDone(errors.New("the appliance's plan names no disk or no image"))
+	}
+	m, err := j.client.manifest(ctx, plan.Image, j.cfg.Key)
+	if err != nil {
+		return notDone(err)
+	}
+	checkin, err := json.Marshal(plan.Image.Checkin)
+	if err != nil {
+		return notDone(err)
+	}
+	approved := []wire.Class{plan.Content}
+	if j.begun() {
+		approved = []wire.Class{wire.ClassBlank, wire.ClassStructured, wire.ClassData}
+	}
+	d, err := disk.Open(*plan.Disk, approved...)
+	if err != nil {
+		return notDone(err)
+	}
+	id := d.ID()
+	out, table := imaging.Write(ctx, d, imaging.Job{
+		Manifest: m, FramesURL: plan.Image.FramesURL, Streams: j.streams(),
+		Slots: map[string][]byte{"checkin": checkin},
+		Started: func(ctx context.Context) error {
+			if err := j.event(ctx, wire.Event{Kind: wire.EventImaging, Disk: &id}); err != nil {
+				return err
+			}
+			return j.begin(id)
+		},
+		Verifying: func(ctx context.Context) error {
+			return j.event(ctx, wire.Event{Kind: wire.EventVerifying})
+		},
+	}, &j.meter)
+	if err := d.Close(); err != nil && out.Result == wire.Done {
+		out.Warnings = append(out.Warnings, text("closing the disk: "+err.Error()))
+	}
+	out.Disk = &id
+	if out.Result == wire.Done {
+		j.firmware(&out, m.Boots, table)
+	}
+	return out
+}
+
+func notDone(err error) wire.Outcome {
+	cause, next := refusalOf(err)
+	return wire.Outcome{Result: wire.Failed, Phase: wire.PhaseImaging, Cause: cause, Next: orElse(next, "start this PC again from the network")}
+}
+
+// streams keeps PCs with little memory from needing much of it.
+func (j *job) streams() int {
+	n := j.plan.Image.Streams
+	if n <= 0 {
+		n = 8
+	}
+	if j.report.RAM.Bytes < 2<<30 {
+		n = min(n, 4)
+	}
+	return n
+}
+
+// firmware makes the PC start from its disk. What goes wrong here is a warning:
+// the disk is good, and firmware finds it without our entry as well.
+func (j *job) firmware(out *wire.Outcome, boots []string, table *finish.Table) {
+	warn := func(s string) { out.Warnings = append(out.Warnings, text(s)) }
+	mode := "bios"
+	if strings.HasPrefix(j.report.Firmware.Mode, "uefi") {
+		mode = "uefi"
+	}
+	if len(boots) > 0 && !slices.Contains(boots, mode) {
+		warn(fmt.Sprintf("the image starts with %s, but this PC was started with %s", strings.Join(boots, ", "), mode))
+	}
+	vars, file, err := finish.Firmware()
+	switch {
+	case err != nil:
+		warn(err.Error())
+	case vars == nil: // a BIOS
+	case table.ESP == nil:
+		warn("the image has no EFI system partition, so there is no boot entry")
+	default:
+		did, err := finish.BootEntry(vars, *table.ESP, file)
+		if err != nil {
+			warn(err.Error())
+			return
+		}
+		out.Finish = append(out.Finish, did)
+	}
+}
+
+// event sends the job's next step until it is stored.
+func (j *job) event(ctx context.Context, e wire.Event) error {
+	j.seq++
+	e.Job, e.Seq, e.Clock = j.plan.Job, j.seq, time.Now()
+	return j.client.event(ctx, e)
+}
+
+// A job that has begun to write has destroyed what made the disk's class. If
+// the agent crashes and comes back within the same boot, this note, which dies
+// with the boot, says that the data on the disk is our own.
+type note struct {
+	Job  string
+	Disk wire.DiskID
+}
+
+func (j *job) notePath() string { return filepath.Join(j.cfg.State, "begun.json") }
+
+func (j *job) begin(id wire.DiskID) error {
+	b, err := json.Marshal(note{j.plan.Job, id})
+	if err == nil {
+		if err = os.MkdirAll(j.cfg.State, 0o700); err == nil {
+			err = os.WriteFile(j.notePath(), b, 0o600)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("noting that the job has begun: %w", err)
+	}
+	return nil
+}
+
+func (j *job) begun() bool {
+	b, err := os.ReadFile(j.notePath())
+	var n note
+	return err == nil && json.Unmarshal(b, &n) == nil && n.Job == j.plan.Job && n.Disk == *j.plan.Disk
+}
+
+// watch shows how far the job is and tells the appliance, once a second, until
+// ctx ends. The appliance's answer may be to stop.
+func (j *job) watch(ctx context.Context, stop context.CancelCauseFunc) {
+	var r rate
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for sent := make(chan struct{}, 1); ; {
+		p := j.meter.Progress()
+		p.Job = j.plan.Job
+		p.Rate = r.over(p, time.Now())
+		if p.Phase != "" {
+			j.show(picture(p, j.plan.Image.Name))
+			select {
+			case sent <- struct{}{}: // one at a time; a slow one is not waited for
+				go func() {
+					defer func() { <-sent }()
+					j.tell(ctx, p, stop)
+				}()
+			default:
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (j *job) tell(ctx context.Context, p wire.Progress, stop context.CancelCauseFunc) {
+	reply, err := j.client.progress(ctx, p)
+	if refused, ok := errors.AsType[*wire.Error](err); ok {
+		stop(&wire.Error{Message: "stopped by the appliance: " + refused.Message, Next: refused.Next})
+	} else if err == nil && reply.Stop {
+		stop(&wire.Error{Message: "stopped by the workshop: " + orElse(reply.Why, "no reason was given"),
+			Next: "ask for imaging again on the dashboard if this PC is to be done"})
+	}
+}
+
+var phases = map[wire.Phase]string{
+	wire.PhaseImaging:   "Writing",
+	wire.PhaseVerifying: "Reading back",
+	wire.PhaseFinishing: "Finishing",
+}
+
+func picture(p wire.Progress, image string) screen.View {
+	v := screen.View{Kind: screen.Working, Title: phases[p.Phase], Detail: image, Percent: -1, Rate: p.Rate}
+	if p.Total > 0 {
+		v.Percent = 100 * float64(p.Done) / float64(p.Total)
+	}
+	if p.Rate > 0 {
+		v.ETA = time.Duration(float64(p.Total-p.Done) / float64(p.Rate) * float64(time.Second)).Round(time.Second)
+	}
+	return v
+}
+
+// rate is the speed over the last seconds of one phase.
+type rate struct {
+	phase wire.Phase
+	past  []struct {
+		at   time.Time
+		done int64
+	}
+}
+
+func (r *rate) over(p wire.Progress, now time.Time) int64 {
+	if p.Phase != r.phase {
+		r.phase, r.past = p.Phase, nil
+	}
+	r.past = append(r.past, struct {
+		at   time.Time
+		done int64
+	}{now, p.Done})
+	if len(r.past) > 8 {
+		r.past = r.past[1:]
+	}
+	since := now.Sub(r.past[0].at).Seconds()
+	if since <= 0 {
+		return 0
+	}
+	return int64(float64(p.Done-r.past[0].done) / since)
+}
