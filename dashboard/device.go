@@ -1,0 +1,240 @@
+package dashboard
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"refurb/appliance/workshop"
+)
+
+// Devices is the list of all devices that ever came.
+type Devices struct {
+	Find  string
+	Cards []DeviceLine
+	More  int
+	All   int
+}
+
+// DeviceLine is one line of that list.
+type DeviceLine struct {
+	Card
+	Place  workshop.DeviceState
+	Donor  string
+	Serial string
+}
+
+const maxLines = 200
+
+// devicesOf lists what matches, newest first.
+func devicesOf(v workshop.View, find string) Devices {
+	d := Devices{Find: clean(find, maxLine), All: len(v.Devices)}
+	want := strings.ToLower(d.Find)
+	donors := map[string]string{}
+	for _, l := range v.Lots {
+		donors[l.ID] = clean(l.Donor, maxLine)
+	}
+	for i := len(v.Devices) - 1; i >= 0; i-- {
+		dv := v.Devices[i]
+		if want != "" && !matches(dv, donors[dv.Lot], want) {
+			continue
+		}
+		if len(d.Cards) == maxLines {
+			d.More++
+			continue
+		}
+		d.Cards = append(d.Cards, DeviceLine{cardOf(dv), dv.State, donors[dv.Lot], serialOf(dv)})
+	}
+	return d
+}
+
+// matches looks for text where people look: on the sticker, the case, the disk.
+func matches(v workshop.DeviceView, donor, want string) bool {
+	if strconv.Itoa(v.Number) == strings.TrimLeft(want, "#0 ") {
+		return true
+	}
+	id := v.Report.Identity
+	in := []string{id.Manufacturer + " " + id.Model, id.SystemSerial, id.BoardSerial, id.ChassisSerial, donor}
+	in = append(in, v.MACs...)
+	for _, disk := range v.Report.Disks {
+		in = append(in, disk.Serial)
+	}
+	for _, s := range in {
+		if len(want) > 1 && strings.Contains(strings.ToLower(s), want) {
+			return true
+		}
+	}
+	return false
+}
+
+// serialOf is the number on the case, unless nobody filled it in.
+func serialOf(v workshop.DeviceView) string {
+	id := v.Report.Identity
+	for _, p := range id.Placeholders {
+		if p == "system_serial" {
+			return ""
+		}
+	}
+	return clean(id.SystemSerial, maxLine)
+}
+
+func (d *Dashboard) devices(c echo.Context) error {
+	body := devicesOf(d.cfg.Registry.View(), c.QueryParam("q"))
+	return d.render(c, http.StatusOK, "devices", page{Title: "nav.devices", Nav: "devices", Body: body})
+}
+
+// DevicePage is a device and its history.
+type DevicePage struct {
+	Detail
+	Story []StoryLine
+}
+
+// look collects what the page of one device shows.
+func (d *Dashboard) look(c echo.Context) (DevicePage, error) {
+	v, ok := d.cfg.Registry.Device(c.Param("id"))
+	if !ok {
+		return DevicePage{}, echo.ErrNotFound
+	}
+	ctx := c.Request().Context()
+	p := DevicePage{Detail: detailOf(v, can(c, Lead))}
+	events, err := d.cfg.History.Events(ctx, v.ID)
+	if err != nil {
+		return p, fmt.Errorf("history of device %d: %w", v.Number, err)
+	}
+	people, err := d.names(ctx)
+	if err != nil {
+		return p, err
+	}
+	p.Story = storyOf(events, people)
+	if p.Lead && p.CanAsk {
+		images, err := d.cfg.Images.List(ctx)
+		if err != nil {
+			return p, fmt.Errorf("list of images: %w", err)
+		}
+		p.Images = usable(images)
+	}
+	return p, nil
+}
+
+func (d *Dashboard) device(c echo.Context) error {
+	p, err := d.look(c)
+	if err != nil {
+		return err
+	}
+	w := d.langs.of(c.Request())
+	return d.render(c, http.StatusOK, "device", page{Head: w.T("device.number", "N", p.Number), Nav: "devices", Live: true, Body: p})
+}
+
+// deviceStream replaces the parts of a device's page that change. A part comes
+// only when it differs, so that nothing is lost from a form being filled in.
+func (d *Dashboard) deviceStream(c echo.Context) error {
+	id := c.Param("id")
+	if _, ok := d.cfg.Registry.Device(id); !ok {
+		return echo.ErrNotFound
+	}
+	w := d.langs.of(c.Request())
+	parts := []string{"device-hero", "device-now", "device-ask", "device-act", "device-in", "device-log"}
+	seen := map[string]string{}
+	return d.follow(c, func(u *workshop.Update) (string, error) {
+		if u != nil && !touches(u, id) {
+			return "", nil
+		}
+		p, err := d.look(c)
+		if err != nil {
+			return "", err
+		}
+		var changed strings.Builder
+		for _, name := range parts {
+			var b strings.Builder
+			if err := d.pages.write(&b, w, name, p); err != nil {
+				return "", err
+			}
+			// What the page came with is newer than the stream's first word by no
+			// more than a blink, except where a form may be under somebody's hands.
+			if html := b.String(); seen[name] != html {
+				seen[name] = html
+				changed.WriteString(html)
+			}
+		}
+		return changed.String(), nil
+	})
+}
+
+func touches(u *workshop.Update, id string) bool {
+	for _, v := range u.Devices {
+		if v.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *Dashboard) back(c echo.Context) string { return "/devices/" + c.Param("id") }
+
+func actor(c echo.Context) string { u, _ := userOf(c); return u.ID }
+
+func (d *Dashboard) approve(c echo.Context) error {
+	v, ok := d.cfg.Registry.Device(c.Param("id"))
+	if !ok {
+		return echo.ErrNotFound
+	}
+	if v.Job == nil || v.Job.ID != c.FormValue("job") {
+		return d.done(c, &refused{http.StatusConflict, "approve.old", "approve.old.next"}, d.back(c), "")
+	}
+	err := d.cfg.Registry.Approve(c.Request().Context(), actor(c), v.Job.ID, c.FormValue("disk"), strings.TrimSpace(c.FormValue("serial")))
+	return d.done(c, err, d.back(c), "approve.done")
+}
+
+func (d *Dashboard) again(c echo.Context) error {
+	err := d.cfg.Registry.ImageAgain(c.Request().Context(), actor(c), c.Param("id"), clean(c.FormValue("image"), maxLine))
+	return d.done(c, err, d.back(c), "again.done")
+}
+
+func (d *Dashboard) cancel(c echo.Context) error {
+	v, ok := d.cfg.Registry.Device(c.Param("id"))
+	if !ok {
+		return echo.ErrNotFound
+	}
+	if v.Job == nil || v.Job.ID != c.FormValue("job") {
+		return d.done(c, &refused{http.StatusConflict, "approve.old", "approve.old.next"}, d.back(c), "")
+	}
+	err := d.cfg.Registry.Cancel(c.Request().Context(), actor(c), v.Job.ID, clean(c.FormValue("reason"), maxLine))
+	return d.done(c, err, d.back(c), "cancel.done")
+}
+
+func (d *Dashboard) move(c echo.Context) error {
+	to := workshop.DeviceState(clean(c.FormValue("to"), maxLine))
+	err := d.cfg.Registry.MoveDevice(c.Request().Context(), actor(c), c.Param("id"), to, clean(c.FormValue("reason"), maxLine))
+	return d.done(c, err, d.back(c), "move.done")
+}
+
+// export hands out a device's history as a file; the printable one as a page.
+func (d *Dashboard) export(c echo.Context) error {
+	v, ok := d.cfg.Registry.Device(c.Param("id"))
+	if !ok {
+		return echo.ErrNotFound
+	}
+	format := c.Param("format")
+	types := map[string]string{FormatJSONL: "application/jsonl; charset=utf-8", FormatCSV: "text/csv; charset=utf-8", FormatHTML: "text/html; charset=utf-8"}
+	kind, ok := types[format]
+	if !ok {
+		return echo.ErrNotFound
+	}
+	// It is made whole before a byte of it goes out: a history that doesn't hold
+	// together must not look like one.
+	var b strings.Builder
+	if err := d.cfg.History.Export(c.Request().Context(), &b, v.ID, format); err != nil {
+		return fmt.Errorf("export of device %d: %w", v.Number, err)
+	}
+	where := "attachment"
+	if format == FormatHTML {
+		where = "inline"
+		// The page brings its own style; scripts stay shut out.
+		c.Response().Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'")
+	}
+	c.Response().Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", where, fmt.Sprintf("device-%d.%s", v.Number, format)))
+	return c.Blob(http.StatusOK, kind, []byte(b.String()))
+}

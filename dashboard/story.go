@@ -1,0 +1,82 @@
+package dashboard
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"refurb/appliance/workshop"
+)
+
+// StoryLine is one step of a device's history in plain words.
+type StoryLine struct {
+	Look
+	When time.Time
+	What Say
+	Who  Say
+	Why  string
+}
+
+// storyOf tells a history, newest first. Steps that say nothing to people stay
+// in the exports. people maps ids to names.
+func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
+	var lines []StoryLine
+	for i := len(events) - 1; i >= 0; i-- {
+		e := events[i]
+		if e.Kind == "payload" {
+			continue
+		}
+		l := StoryLine{Look: lookNone, When: e.Time, What: Say{Text: clean(e.Kind, maxLine)}, Who: actorOf(e.Actor, people), Why: clean(e.Reason, maxNote)}
+		l.Icon = "dash"
+		switch e.Kind {
+		case "job":
+			l.What = Say{Text: clean(e.From+" → "+e.To, maxLine)}
+			if look, ok := looks[workshop.JobState(e.To)]; ok {
+				l.Look, l.What = look, Say{ID: "story.job." + e.To}
+			}
+		case "report":
+			l.Tone, l.Icon, l.What = toneIdle, "search", Say{ID: "story.report"}
+		case "device_created":
+			l.Tone, l.Icon, l.What = toneIdle, "plus", Say{ID: "story.device_created"}
+		case "hold":
+			l.Tone, l.Icon, l.What = toneHold, "hand", Say{ID: "story.hold"}
+		case "image_again":
+			l.Tone, l.Icon, l.What = toneRun, "again", Say{ID: "story.image_again"}
+		case "checkin":
+			l.Tone, l.Icon, l.What = toneDone, "check2", Say{ID: "story.checkin"}
+		case "device_moved":
+			l.Tone, l.Icon, l.What = toneIdle, "next", Say{ID: "story.moved." + clean(e.To, 32)}
+		}
+		lines = append(lines, l)
+	}
+	return lines
+}
+
+// actorOf says who did it.
+func actorOf(actor string, people map[string]string) Say {
+	switch {
+	case actor == "agent" || actor == "system":
+		return Say{ID: "who.pc"}
+	case actor == "appliance":
+		return Say{ID: "who.appliance"}
+	case strings.HasPrefix(actor, "lot:"):
+		return Say{ID: "who.lot"}
+	case people[actor] != "":
+		return Say{ID: "who.person", Pairs: []any{"Name", people[actor]}}
+	}
+	return Say{ID: "who.gone"}
+}
+
+// names of the people, by id.
+func (d *Dashboard) names(ctx context.Context) (map[string]string, error) {
+	users, err := d.cfg.Users.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list of users: %w", err)
+	}
+	names := map[string]string{}
+	for _, u := range users {
+		names[u.ID] = clean(u.Name, maxName)
+	}
+	return names, nil
+}
