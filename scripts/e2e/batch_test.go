@@ -141,14 +141,14 @@ func TestDataDiskIsHeld(t *testing.T) {
 	if dev.Job.Hold != workshop.HoldApproval {
 		t.Errorf("held for %q", dev.Job.Hold)
 	}
-	if err := s.app.Approve(s.ctx, dev.Job.ID, "/dev/vda", "WRONGS"); err == nil {
+	if err := s.app.Approve(s.ctx, dev, "/dev/vda", "WRONGS"); err == nil {
 		t.Error("another serial was taken for this disk's")
 	}
 	time.Sleep(3 * time.Second)
 	if s.digest(disk) != before {
 		t.Fatal("the disk was written to before anybody approved it")
 	}
-	must(s, s.app.Approve(s.ctx, dev.Job.ID, "/dev/vda", "PHOTOS"))
+	must(s, s.app.Approve(s.ctx, dev, "/dev/vda", "PHOTOS"))
 	s.until(pc, "its first boot", is(workshop.FirstBoot))
 	s.same(disk)
 }
@@ -182,7 +182,7 @@ func TestTwoDisksAreHeld(t *testing.T) {
 	if dev.Job.Hold != workshop.HoldSeveral {
 		t.Errorf("held for %q: %s", dev.Job.Hold, dev.Job.Reason)
 	}
-	must(s, s.app.Approve(s.ctx, dev.Job.ID, "/dev/sda", "NDDISK"))
+	must(s, s.app.Approve(s.ctx, dev, "/dev/sda", "NDDISK"))
 	s.until(pc, "a read-back that matched", is(workshop.Verified, workshop.FirstBoot))
 	s.same(pc.Disks[1].Path)
 	if s.digest(pc.Disks[0].Path) != decoy {

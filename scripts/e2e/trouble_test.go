@@ -130,7 +130,7 @@ func TestPowerCut(t *testing.T) {
 	if dev.Job.Hold != workshop.HoldRestart {
 		t.Errorf("held for %q: %s", dev.Job.Hold, dev.Job.Reason)
 	}
-	must(s, s.app.Approve(s.ctx, dev.Job.ID, "/dev/vda", "SK0001"))
+	must(s, s.app.Approve(s.ctx, dev, "/dev/vda", "SK0001"))
 	s.until(pc, "its first boot", is(workshop.FirstBoot))
 	s.same(pc.Disks[0].Path)
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"refurb/appliance/workshop"
 )
 
 // Appliance is the real program, running inside the lab and spoken to as a
@@ -105,15 +107,15 @@ func (a *Appliance) SetUp(ctx context.Context, name, password string) error {
 func (a *Appliance) OpenLot(ctx context.Context, donor, image string, standing bool) error {
 	v := url.Values{"donor": {donor}, "image": {image}}
 	if standing {
-		v.Set("standing", "on")
+		v.Set("standing", "yes")
 	}
 	_, err := a.post(ctx, "/lots", v)
 	return err
 }
 
 // Approve types the end of a disk's serial on the device page.
-func (a *Appliance) Approve(ctx context.Context, job, disk, serialTail string) error {
-	_, err := a.post(ctx, "/jobs/"+job+"/approve", url.Values{"disk": {disk}, "serial": {serialTail}})
+func (a *Appliance) Approve(ctx context.Context, dev workshop.DeviceView, disk, serialTail string) error {
+	_, err := a.post(ctx, "/devices/"+dev.ID+"/approve", url.Values{"job": {dev.Job.ID}, "disk": {disk}, "serial": {serialTail}})
 	return err
 }
 

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"time"
+
+	"refurb/appliance"
+	"refurb/appliance/audit"
+	"refurb/appliance/store"
+	"refurb/appliance/workshop"
+	"refurb/dashboard"
+	"refurb/images/depot"
+)
+
+// newDashboard puts the pages before an appliance. While nobody can log in, it
+// prints the code that makes the first admin.
+func newDashboard(ctx context.Context, a *appliance.Appliance, log *slog.Logger) (http.Handler, error) {
+	users := people{a.Store.Users()}
+	n, err := users.Count(ctx)
+	if err != nil {
+		return nil, err
+	}
+	code := ""
+	if n == 0 {
+		text := rand.Text()
+		code = text[:4] + "-" + text[4:8] + "-" + text[8:12]
+		fmt.Fprintf(os.Stderr, "\n  Nobody can log in yet. Open the dashboard and make the first account with this\n  one-time code: %s\n\n", code)
+	}
+	return dashboard.New(dashboard.Config{
+		Registry: a.Registry, Users: users, Images: shelf{a.Depot}, History: history{a},
+		Sessions: a.Store.Sessions(), Code: code, Log: log,
+	})
+}
+
+// people are the store's users with the dashboard's roles.
+type people struct{ store.Users }
+
+func person(u store.User, err error) (dashboard.User, error) {
+	switch {
+	case errors.Is(err, store.ErrNoUser):
+		return dashboard.User{}, dashboard.ErrNoUser
+	case errors.Is(err, store.ErrNameTaken):
+		return dashboard.User{}, dashboard.ErrNameTaken
+	case err != nil:
+		return dashboard.User{}, err
+	}
+	role, err := dashboard.ParseRole(u.Role)
+	return dashboard.User{ID: u.ID, Name: u.Name, Role: role, Disabled: u.Disabled, Created: u.Created, Stamp: u.Stamp}, err
+}
+
+func (p people) List(ctx context.Context) ([]dashboard.User, error) {
+	all, err := p.Users.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []dashboard.User
+	for _, u := range all {
+		v, err := person(u, nil)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func (p people) ByID(ctx context.Context, id string) (dashboard.User, error) {
+	return person(p.Users.ByID(ctx, id))
+}
+
+func (p people) Check(ctx context.Context, name, password string) (dashboard.User, error) {
+	return person(p.Users.Check(ctx, name, password))
+}
+
+func (p people) Create(ctx context.Context, actor, name, password string, role dashboard.Role) (dashboard.User, error) {
+	return person(p.Users.Create(ctx, actor, name, password, role.String()))
+}
+
+func (p people) SetRole(ctx context.Context, actor, id string, role dashboard.Role) error {
+	_, err := person(store.User{Role: role.String()}, p.Users.SetRole(ctx, actor, id, role.String()))
+	return err
+}
+
+// shelf is the depot as the dashboard lists it.
+type shelf struct{ *depot.Depot }
+
+func (s shelf) List(context.Context) ([]dashboard.Image, error) {
+	entries, err := s.Depot.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []dashboard.Image
+	for _, e := range entries {
+		i := dashboard.Image{Root: e.Root, Stored: e.Stored}
+		if e.Err != nil {
+			i.Name, i.Problem = e.Root[:min(len(e.Root), 12)], e.Err.Error()
+		} else {
+			m := e.Manifest
+			i.Name, i.Version, i.Bytes, i.Created = m.Name, m.Version, m.Bytes, m.Created
+		}
+		out = append(out, i)
+	}
+	return out, nil
+}
+
+// history reads the store and exports through the audit package.
+type history struct{ *appliance.Appliance }
+
+func (h history) Events(ctx context.Context, device string) ([]workshop.Event, error) {
+	return h.Store.Events(ctx, device)
+}
+
+func (h history) Export(ctx context.Context, w io.Writer, device, format string) error {
+	return exportHistory(ctx, h.Store, h.Keys, w, device, audit.Format(format))
+}
+
+func exportHistory(ctx context.Context, s *store.Store, k *appliance.Keys, w io.Writer, device string, format audit.Format) error {
+	lines, err := s.Lines(ctx, device)
+	if err != nil {
+		return err
+	}
+	if len(lines) == 0 {
+		return fmt.Errorf("no history of a device %q: its id is in the address of its page", device)
+	}
+	entries := make([]audit.Entry, len(lines))
+	for i, l := range lines {
+		entries[i] = audit.Entry(l)
+	}
+	return audit.Export(w, device, entries, format, k.Signing, time.Now())
+}
