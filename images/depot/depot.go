@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -279,7 +278,6 @@ func (d *Depot) Remove(root string) error {
 	if err := errors.Join(syncDir(d.dir), os.RemoveAll(gone)); err != nil {
 		return fmt.Errorf("removing an image: %w", err)
 	}
-	slog.Info("image removed", "root", root)
 	return nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,7 +102,6 @@ func (i *Import) Commit(m *images.Manifest) (images.Hash, error) {
 	if err := i.commit(m, file); err != nil {
 		return images.Hash{}, i.d.Full(fmt.Errorf("storing the image: %w", err), int64(len(file)))
 	}
-	slog.Info("image stored", "root", m.Root, "name", m.Name, "version", m.Version)
 	return m.Root, nil
 }
 

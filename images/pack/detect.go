@@ -90,7 +90,7 @@ func bootCode(head []byte) bool {
 	return !images.Zero(head[:440]) && !bytes.Contains(head[:510], []byte("This is not a bootable disk"))
 }
 
-type gpt struct {
+type gptTable struct {
 	esp        bool
 	last, grow int
 	need       int64
@@ -98,11 +98,11 @@ type gpt struct {
 
 // readGPT returns nil, nil when there is none at this block size (UEFI 2.10,
 // 5.3.2).
-func readGPT(head []byte, block int) (*gpt, error) {
+func readGPT(head []byte, block int) (*gptTable, error) {
 	if len(head) < 2*block || string(head[block:block+8]) != "EFI PART" {
 		return nil, nil
 	}
-	bad := func(format string, args ...any) (*gpt, error) {
+	bad := func(format string, args ...any) (*gptTable, error) {
 		return nil, &Refusal{"its partition table (GPT) is damaged: " + fmt.Sprintf(format, args...),
 			"repair it (sgdisk --verify) or make the image again"}
 	}
@@ -133,7 +133,7 @@ func readGPT(head []byte, block int) (*gpt, error) {
 	if crc32.ChecksumIEEE(entries) != le.Uint32(h[88:]) {
 		return bad("its entries' checksum is wrong")
 	}
-	g := &gpt{need: int64(backup+1) * int64(block)}
+	g := &gptTable{need: int64(backup+1) * int64(block)}
 	var lastEnd uint64
 	for i := range int(n) {
 		e := entries[i*int(entry):]

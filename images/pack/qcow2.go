@@ -9,6 +9,7 @@ import (
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
 	"github.com/lima-vm/go-qcow2reader/image/qcow2"
+	"github.com/lima-vm/go-qcow2reader/log"
 )
 
 type qcow2Disk struct{ img *qcow2.Qcow2 }
@@ -68,6 +69,7 @@ func (d qcow2Disk) next(off int64) (int64, error) {
 // reports the end of a small cluster together with the last bytes, which it
 // then takes for an error.
 var registerDecompressors = sync.OnceFunc(func() {
+	log.SetWarnFunc(nil) // what matters is refused, not warned of
 	var flates, zstds sync.Pool
 	qcow2.SetDecompressor(qcow2.CompressionTypeZlib, func(r io.Reader) (io.ReadCloser, error) {
 		z, _ := flates.Get().(io.Reader)
