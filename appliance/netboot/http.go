@@ -69,7 +69,7 @@ func (s *Server) serveFile(c echo.Context, name string) error {
 			g.Err = err.Error()
 		}
 		s.sight(g)
-		return c.NoContent(http.StatusNotFound)
+		return notFound(c)
 	}
 	defer f.Close()
 	h := c.Response().Header()
@@ -84,6 +84,12 @@ func (s *Server) serveFile(c echo.Context, name string) error {
 	}
 	s.sight(g)
 	return nil
+}
+
+// notFound has a body on purpose: shim 16 asks for optional files, and an
+// empty 404 leaves it waiting for one for ever.
+func notFound(c echo.Context) error {
+	return c.String(http.StatusNotFound, "not here\n")
 }
 
 func (s *Server) serveIPXE(c echo.Context) error {
@@ -106,7 +112,7 @@ func (s *Server) script(c echo.Context, ipxe bool, write func(Answer) (string, e
 	if mac == "" {
 		g.Detail, g.Err = printable(c.Param("mac")), "a script was asked for by a PC that can't be told from others"
 		s.sight(g)
-		return c.NoContent(http.StatusNotFound)
+		return notFound(c)
 	}
 	h := c.Response().Header()
 	h.Set("Content-Type", "text/plain; charset=us-ascii")
