@@ -65,6 +65,8 @@ type agent struct {
 	log    *slog.Logger
 	client *client
 	report wire.Report
+	// How long "finished" stays on the screen.
+	farewell time.Duration
 
 	mu      sync.Mutex
 	number  int
@@ -73,7 +75,7 @@ type agent struct {
 }
 
 func newAgent(cfg Config) *agent {
-	a := &agent{cfg: cfg, log: cfg.Log}
+	a := &agent{cfg: cfg, log: cfg.Log, farewell: 5 * time.Second}
 	a.client = newClient(cfg, a.lost)
 	return a
 }
@@ -99,10 +101,7 @@ func (a *agent) examine(ctx context.Context, found drivers.Result) wire.Report {
 	return r
 }
 
-const (
-	diskWait = 15 * time.Second
-	farewell = 5 * time.Second // how long "finished" stays on the screen
-)
+const diskWait = 15 * time.Second
 
 // work reports and follows the plan until there is nothing more to do.
 func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
@@ -124,7 +123,7 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 			}
 			if last.Result == wire.Done {
 				a.show(screen.View{Kind: screen.Done, Title: "Finished", Detail: "restarting", Percent: 100, Lines: last.Warnings})
-				pause(ctx, farewell)
+				pause(ctx, a.farewell)
 				return last, nil
 			}
 			a.show(failed(last.Cause, last.Next))
@@ -132,7 +131,7 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 			// The screen keeps saying what went wrong until somebody acts.
 		case plan.Action == wire.ActionLocal:
 			a.show(screen.View{Kind: screen.Done, Title: "Nothing to do", Detail: orElse(plan.Reason, "starting from its own disk"), Next: plan.Next, Percent: -1})
-			pause(ctx, farewell)
+			pause(ctx, a.farewell)
 			return last, nil
 		case plan.Action == wire.ActionHold:
 			last = wire.Outcome{}

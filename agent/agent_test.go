@@ -1,0 +1,517 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"refurb/agent/hardware"
+	"refurb/agent/screen"
+	"refurb/agent/wire"
+	"refurb/images"
+)
+
+// appliance plays the server: the real protocol over real TLS, one image, one
+// PC. Fields are set before it starts; what it heard is behind mu.
+type appliance struct {
+	t        *testing.T
+	plan     wire.Plan
+	files    string // where manifest and frames are served
+	pin      [32]byte
+	url      string
+	key      ed25519.PublicKey
+	manifest *images.Manifest
+	raw      []byte
+
+	// meddle may answer a request instead of the appliance.
+	meddle func(w http.ResponseWriter, r *http.Request, body []byte) bool
+
+	mu       sync.Mutex
+	reports  []wire.Report
+	events   []wire.Event
+	progress []wire.Progress
+	changed  chan struct{} // closed when plan is another one
+}
+
+func start(t *testing.T, meddle func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool) *appliance {
+	t.Helper()
+	a := &appliance{t: t, changed: make(chan struct{})}
+	a.paint()
+	if meddle != nil {
+		a.meddle = meddle(a)
+	}
+	// The certificate is long out of date and made for nobody: only its key counts.
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.pin = sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(a.serve))
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13}
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	a.url = s.URL
+	plain := httptest.NewServer(http.FileServer(http.Dir(a.files)))
+	t.Cleanup(plain.Close)
+	a.plan = wire.Plan{Serial: 1, Number: 42, Action: wire.ActionImage, Job: "j1", Content: wire.ClassBlank,
+		Image: &wire.Image{Name: "test", Root: a.manifest.Root.String(), Streams: 3,
+			ManifestURL: plain.URL + "/manifest", FramesURL: plain.URL + "/frames",
+			Checkin: wire.Checkin{URL: "https://10.77.0.1:8443/v1/checkin", Pin: "p", Token: "check-in"}}}
+	return a
+}
+
+// paint makes a small image without a partition table, with a slot.
+func (a *appliance) paint() {
+	a.files = a.t.TempDir()
+	a.raw = make([]byte, 10<<20)
+	io.ReadFull(rand.Reader, a.raw[:6<<20])
+	copy(a.raw[446:512], make([]byte, 66))
+	slot := images.Slot{Name: "checkin", Offset: 2 << 20, Length: images.SlotSize}
+	a.manifest = &images.Manifest{Name: "test", Created: time.Unix(1e9, 0), Bytes: int64(len(a.raw)), Block: 512, Slots: []images.Slot{slot}}
+	enc, err := images.NewEncoder()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	var frames []byte
+	for i := range images.Count(a.manifest.Bytes) {
+		at := int64(len(frames))
+		var h images.Hash
+		frames, h = enc.Encode(a.raw[i*images.FrameSize:][:a.manifest.RawLength(int(i))], frames)
+		f := images.Frame{Length: int64(len(frames)) - at, Hash: h}
+		if f.Length > 0 {
+			f.Offset = at
+		}
+		a.manifest.Frames = append(a.manifest.Frames, f)
+	}
+	pub, priv, _ := ed25519.GenerateKey(nil)
+	a.key = pub
+	b, err := images.Sign(a.manifest, priv)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"manifest": b, "frames": frames} {
+		if err := os.WriteFile(filepath.Join(a.files, name), b, 0o600); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+}
+
+func (a *appliance) serve(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	if r.Header.Get("Authorization") != "Bearer token" || r.Header.Get("Refurb-Wire") != "1" {
+		a.t.Errorf("%s came with %q and version %q", r.URL, r.Header.Get("Authorization"), r.Header.Get("Refurb-Wire"))
+	}
+	if a.meddle != nil && a.meddle(w, r, body) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch r.URL.Path {
+	case wire.PathReport:
+		a.reports = append(a.reports, decode[wire.Report](a.t, body))
+		json.NewEncoder(w).Encode(a.plan)
+	case wire.PathPlan:
+		if r.FormValue("have") == fmt.Sprint(a.plan.Serial) {
+			c := a.changed
+			a.mu.Unlock()
+			select {
+			case <-c:
+			case <-r.Context().Done():
+			case <-time.After(2 * time.Second):
+			}
+			a.mu.Lock()
+		}
+		json.NewEncoder(w).Encode(a.plan)
+	case wire.PathProgress:
+		a.progress = append(a.progress, decode[wire.Progress](a.t, body))
+		json.NewEncoder(w).Encode(wire.ProgressReply{})
+	case wire.PathEvent:
+		a.events = append(a.events, decode[wire.Event](a.t, body))
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func decode[T any](t *testing.T, b []byte) (v T) {
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Errorf("%s: %v", b, err)
+	}
+	return v
+}
+
+func (a *appliance) setPlan(f func(p *wire.Plan)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.plan.Serial++
+	f(&a.plan)
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+func refuse(w http.ResponseWriter, code int, e wire.Error) bool {
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(e)
+	return true
+}
+
+// pc is one run of the agent against an appliance.
+type pc struct {
+	cfg  Config
+	file string // behind its disk
+	id   wire.DiskID
+
+	mu    sync.Mutex
+	views []screen.View
+}
+
+func newPC(t *testing.T, a *appliance) *pc {
+	t.Helper()
+	p := &pc{}
+	p.file = filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(p.file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(p.file, 24<<20); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", p.file).CombinedOutput()
+	if err != nil {
+		t.Fatalf("losetup: %v: %s", err, out)
+	}
+	path := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", path).CombinedOutput(); err != nil {
+			t.Errorf("losetup --detach: %v: %s", err, out)
+		}
+	})
+	if p.id, err = hardware.DiskIdentity("/", filepath.Base(path)); err != nil {
+		t.Fatal(err)
+	}
+	a.plan.Disk = &p.id
+	p.cfg = Config{URL: a.url, Token: "token", Pin: a.pin, Key: a.key, Version: "test", State: t.TempDir(),
+		Log: slog.New(slog.DiscardHandler),
+		Show: func(v screen.View) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.views = append(p.views, v)
+		}}
+	return p
+}
+
+// run goes from the report to the end. Drivers, network and hardware are the
+// business of other tests.
+func (p *pc) run(ctx context.Context) (wire.Outcome, error) {
+	a := newAgent(p.cfg)
+	a.farewell = 0
+	return a.work(ctx, wire.Report{BootID: "b1", RAM: wire.RAM{Bytes: 1 << 30}})
+}
+
+func (p *pc) showed(f func(v screen.View) bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.views, f)
+}
+
+func (a *appliance) kinds() (k []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.events {
+		k = append(k, fmt.Sprint(e.Seq, e.Kind))
+	}
+	return k
+}
+
+func (a *appliance) outcome() *wire.Outcome {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.events); n > 0 && a.events[n-1].Kind == wire.EventOutcome {
+		return a.events[n-1].Outcome
+	}
+	return nil
+}
+
+func TestOnePC(t *testing.T) {
+	a := start(t, nil)
+	p := newPC(t, a)
+	out, err := p.run(t.Context())
+	if err != nil || out.Result != wire.Done || out.ReadBack != out.Raw || out.Raw != int64(len(a.raw)) {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if got := a.kinds(); !slices.Equal(got, []string{"1imaging", "2verifying", "3outcome"}) {
+		t.Fatalf("events %v", got)
+	}
+	if d := a.events[0].Disk; d == nil || *d != p.id {
+		t.Fatalf("the imaging event names %+v, not %+v", d, p.id)
+	}
+	if o := a.outcome(); o.Streams != 3 || o.Result != wire.Done || *o.Disk != p.id {
+		t.Fatalf("outcome %+v", o)
+	}
+	got, err := os.ReadFile(p.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := bytes.Clone(a.raw)
+	slot := fmt.Appendf(nil, "%-*s\n", images.SlotSize-1, `{"url":"https://10.77.0.1:8443/v1/checkin","pin":"p","token":"check-in"}`)
+	copy(want[2<<20:], slot)
+	if !bytes.Equal(got[:len(want)], want) || !images.Zero(got[len(want):]) {
+		t.Fatal("the disk holds something else")
+	}
+	if !p.showed(func(v screen.View) bool { return v.Kind == screen.Done && v.Number == 42 && v.Title == "Finished" }) {
+		t.Fatal("the screen never said that it is finished")
+	}
+}
+
+// The appliance is away, answers nonsense and takes events twice: the outcome
+// arrives all the same, and the screen says what it waits for.
+func TestApplianceStumbles(t *testing.T) {
+	var n int
+	var mu sync.Mutex
+	a := start(t, func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool {
+		return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			n++
+			switch n % 4 {
+			case 1:
+				panic(http.ErrAbortHandler)
+			case 2:
+				return refuse(w, 503, wire.Error{Message: "the store is busy"})
+			}
+			return false
+		}
+	})
+	p := newPC(t, a)
+	out, err := p.run(t.Context())
+	if err != nil || out.Result != wire.Done {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if o := a.outcome(); o == nil || o.Result != wire.Done {
+		t.Fatalf("the appliance has %+v", o)
+	}
+	if !p.showed(func(v screen.View) bool {
+		return len(v.Lines) > 0 && strings.HasPrefix(v.Lines[0], "waiting for the appliance")
+	}) {
+		t.Fatal("the screen never said that the appliance doesn't answer")
+	}
+}
+
+func TestNotDone(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		meddle func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool
+		before func(t *testing.T, a *appliance, p *pc)
+		cause  string
+		next   string
+		kept   bool // the disk was not touched
+	}{
+		{name: "stopped by a person", cause: "stopped by the workshop: Ana: wrong image", next: "dashboard",
+			meddle: func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool {
+				return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+					if r.URL.Path == wire.PathProgress {
+						json.NewEncoder(w).Encode(wire.ProgressReply{Stop: true, Why: "Ana: wrong image"})
+						return true
+					}
+					// The first write waits until the wish to stop has come through.
+					return r.URL.Path == wire.PathEvent && bytes.Contains(body, []byte(`"kind":"verifying"`)) && sleep(r.Context(), 5*time.Second)
+				}
+			}},
+		{name: "may not begin", cause: "The approval has expired", next: "Approve it again", kept: true,
+			meddle: func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool {
+				return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+					if r.URL.Path == wire.PathEvent && bytes.Contains(body, []byte(`"kind":"imaging"`)) {
+						return refuse(w, 409, wire.Error{Message: "The approval has expired", Next: "Approve it again"})
+					}
+					return false
+				}
+			}},
+		{name: "another disk", cause: "its serial number is none, not \"S1\"", next: "start this PC again", kept: true,
+			before: func(t *testing.T, a *appliance, p *pc) { id := p.id; id.Serial = "S1"; a.plan.Disk = &id }},
+		{name: "another size", cause: "its size is", next: "start this PC again", kept: true,
+			before: func(t *testing.T, a *appliance, p *pc) { id := p.id; id.Bytes++; a.plan.Disk = &id }},
+		{name: "no disk any more", cause: "gone", next: "plugged in", kept: true,
+			before: func(t *testing.T, a *appliance, p *pc) {
+				id := p.id
+				id.Path = "/dev/nosuchdisk"
+				a.plan.Disk = &id
+			}},
+		{name: "somebody's data", cause: "holds \"data\" now: unknown data", next: "approve it again", kept: true,
+			before: func(t *testing.T, a *appliance, p *pc) {
+				if out, err := exec.Command("dd", "if=/dev/urandom", "of="+p.id.Path, "bs=4096", "count=1", "seek=2", "oflag=direct").CombinedOutput(); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+			}},
+		{name: "another image's manifest", cause: "manifest of another image", next: "check the image", kept: true,
+			before: func(t *testing.T, a *appliance, p *pc) { a.plan.Image.Root = strings.Repeat("ab", 32) }},
+		{name: "a manifest by somebody else", cause: "not signed by this key", next: "check the image", kept: true,
+			before: func(t *testing.T, a *appliance, p *pc) { p.cfg.Key, _, _ = ed25519.GenerateKey(nil) }},
+		{name: "no manifest", cause: "404", kept: true,
+			before: func(t *testing.T, a *appliance, p *pc) { a.plan.Image.ManifestURL += "x" }},
+		{name: "a plan without a disk", cause: "names no disk", kept: true,
+			before: func(t *testing.T, a *appliance, p *pc) { a.plan.Disk = nil }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := start(t, c.meddle)
+			p := newPC(t, a)
+			if c.before != nil {
+				c.before(t, a, p)
+			}
+			was, err := os.ReadFile(p.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); p.run(ctx) }()
+			for deadline := time.Now().Add(20 * time.Second); a.outcome() == nil; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("no outcome")
+				}
+			}
+			o := a.outcome()
+			if o.Result != wire.Failed || !strings.Contains(o.Cause, c.cause) || !strings.Contains(o.Next, c.next) || o.Next == "" {
+				t.Fatalf("outcome %+v", o)
+			}
+			time.Sleep(50 * time.Millisecond)
+			select {
+			case <-ended:
+				t.Fatal("the PC restarts without anybody having read why it failed")
+			default:
+			}
+			cancel()
+			<-ended
+			if !p.showed(func(v screen.View) bool { return v.Kind == screen.Failed && v.Detail == o.Cause && v.Next == o.Next }) {
+				t.Fatal("the screen doesn't say why")
+			}
+			now, err := os.ReadFile(p.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.kept && !bytes.Equal(was, now) {
+				t.Fatal("the disk was written to")
+			}
+			if !images.Zero(now[:512]) {
+				t.Fatal("the disk may start")
+			}
+		})
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+	return true
+}
+
+func TestHeldThenApproved(t *testing.T) {
+	a := start(t, nil)
+	p := newPC(t, a)
+	a.plan.Action, a.plan.Reason, a.plan.Next = wire.ActionHold, "no lot is open", "open a lot"
+	ended := make(chan wire.Outcome)
+	go func() { out, _ := p.run(t.Context()); ended <- out }()
+	for !p.showed(func(v screen.View) bool {
+		return v.Kind == screen.Waiting && v.Detail == "no lot is open" && v.Next == "open a lot"
+	}) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	a.setPlan(func(p *wire.Plan) { p.Action = wire.ActionImage })
+	if out := <-ended; out.Result != wire.Done {
+		t.Fatalf("%+v", out)
+	}
+}
+
+func TestLocal(t *testing.T) {
+	a := start(t, nil)
+	p := newPC(t, a)
+	a.plan.Action = wire.ActionLocal
+	if out, err := p.run(t.Context()); err != nil || out.Result != "" {
+		t.Fatalf("%+v, %v", out, err)
+	}
+}
+
+// An agent that crashed in the middle comes back within the same boot and goes
+// on; in another boot, or for another disk, the data on the disk is somebody's.
+func TestCrashAndAgain(t *testing.T) {
+	a := start(t, nil)
+	p := newPC(t, a)
+	if err := os.WriteFile(p.id.Path, bytes.Repeat([]byte("half an image"), 1<<16), 0); err != nil {
+		t.Fatal(err)
+	}
+	j := &job{agent: newAgent(p.cfg), plan: a.plan}
+	if j.begun() {
+		t.Fatal("begun before it began")
+	}
+	if err := j.begin(p.id); err != nil {
+		t.Fatal(err)
+	}
+	other := &job{agent: j.agent, plan: a.plan}
+	other.plan.Job = "j2"
+	if !j.begun() || other.begun() {
+		t.Fatal("the note is for this job alone")
+	}
+	if out, err := p.run(t.Context()); err != nil || out.Result != wire.Done {
+		t.Fatalf("%+v, %v", out, err)
+	}
+}
+
+func TestWrongServer(t *testing.T) {
+	a := start(t, nil)
+	p := newPC(t, a)
+	p.cfg.Pin[0] ^= 1
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := p.run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if len(a.reports) > 0 {
+		t.Fatal("the report went to a server with another key")
+	}
+	if !p.showed(func(v screen.View) bool { return len(v.Lines) > 0 && strings.Contains(v.Lines[0], "another key") }) {
+		t.Fatal("the screen doesn't say so")
+	}
+}
+
+func TestUnauthorized(t *testing.T) {
+	a := start(t, func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool {
+		return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+			return refuse(w, 401, wire.Error{Message: "The token has expired"})
+		}
+	})
+	p := newPC(t, a)
+	_, err := p.run(t.Context())
+	if e, ok := errors.AsType[*wire.Error](err); !ok || e.Message != "The token has expired" || !strings.Contains(e.Next, "start this PC again") {
+		t.Fatalf("%v", err)
+	}
+}
