@@ -72,7 +72,7 @@ func Text(s string) string {
 		_, n := utf8.DecodeLastRuneInString(s)
 		s = s[:len(s)-n]
 	}
-	return s
+	return strings.TrimSpace(s)
 }
 
 // cleanReport also holds the whole to a size that twenty thousand devices may have.

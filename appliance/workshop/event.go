@@ -17,6 +17,9 @@ import (
 // restarted within the same start counts from 1 again, so a repeated step is
 // known by its kind as well.
 func (r *Registry) Event(ctx context.Context, token string, e wire.Event) error {
+	if o := e.Outcome; o != nil && (o.Mismatches < 0 || o.ReadBack < 0) {
+		return &Refusal{Kind: Invalid, Message: "The outcome counts less than nothing"} // Clean would make a proof of it
+	}
 	Clean(&e)
 	if e.Seq < 1 || e.Seq > maxEvents {
 		return &Refusal{Kind: Invalid, Message: fmt.Sprintf("An event's sequence number is between 1 and %d", maxEvents)}
