@@ -23,7 +23,8 @@ const attempts = 5
 
 // post checks in. Only the pinned key is believed; the certificate's dates are
 // not, for a donated PC's clock may be years off.
-func post(ctx context.Context, c wire.Checkin, first wire.FirstBoot) error {
+// pause is the first wait between attempts.
+func post(ctx context.Context, c wire.Checkin, first wire.FirstBoot, pause time.Duration) error {
 	body, err := json.Marshal(first)
 	if err != nil {
 		return err
@@ -41,7 +42,7 @@ func post(ctx context.Context, c wire.Checkin, first wire.FirstBoot) error {
 			select {
 			case <-ctx.Done():
 				return errors.Join(ctx.Err(), err)
-			case <-time.After(time.Duration(i) * 2 * time.Second):
+			case <-time.After(time.Duration(i) * pause):
 			}
 		}
 		var final bool

@@ -83,7 +83,7 @@ func run(ctx context.Context, out io.Writer) (string, error) {
 	}
 	mac, _ := os.ReadFile("/sys/class/net/" + lease.Interface + "/address")
 	first := wire.FirstBoot{System: "Refurb tiny system", Kernel: release(), Root: disk, MAC: strings.TrimSpace(string(mac)), UUID: uuid(), Mode: mode()}
-	if err := post(ctx, checkin, first); err != nil {
+	if err := post(ctx, checkin, first, 2*time.Second); err != nil {
 		return "failed", err
 	}
 	return "ok", nil
