@@ -165,8 +165,18 @@ func (w *writer) writePieces(ctx context.Context, work <-chan piece, free chan<-
 
 // readBack reads every frame from the disk and compares it with its hash. What
 // is withheld must be zero on the disk and counts as read only when it is in
-// place.
+// place; so must what lies behind the image in the disk's last MiB.
 func (w *writer) readBack(ctx context.Context) error {
+	size := w.dev.Size()
+	if behind := disk.Buffer(int(size - max(w.m.Bytes, size-tail))); len(behind) > 0 {
+		if _, err := w.dev.ReadAt(behind, size-int64(len(behind))); err != nil {
+			return diskFailure(err)
+		}
+		if !images.Zero(behind) {
+			w.meter.mismatches.Add(1)
+			return w.lies()
+		}
+	}
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	for range writers {
@@ -218,6 +228,9 @@ func (w *writer) readFrame(i int, b []byte) error {
 			return w.lies()
 		}
 		return nil
+	}
+	for _, s := range w.slots {
+		overlay(s.b, s.at, b, at)
 	}
 	w.meter.readBack.Add(free)
 	return nil

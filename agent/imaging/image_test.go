@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"hash/crc32"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -77,9 +78,12 @@ func (p *picture) pack(t testing.TB, block int) {
 	}
 }
 
+var le = binary.LittleEndian
+
+func crc(b []byte) uint32 { return crc32.ChecksumIEEE(b) }
+
 // gpt puts a table with two partitions over raw (UEFI 2.10 §5.3).
 func gpt(raw []byte, block int) {
-	le := binary.LittleEndian
 	clear(raw[:34*block])
 	blocks := uint64(len(raw) / block)
 	array := make([]byte, 128*128)
@@ -127,7 +131,9 @@ func (p *picture) serve(t testing.TB, wrap func(http.Handler) http.Handler) stri
 	if wrap != nil {
 		h = wrap(h)
 	}
-	s := httptest.NewServer(h)
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	s.Start()
 	t.Cleanup(s.Close)
 	return s.URL
 }

@@ -108,8 +108,18 @@ type writer struct {
 	head, end []byte
 	endAt     int64
 	early     map[int][]byte // frames that were needed for head and end, raw
+	slots     []slot
 
 	writeTime, readTime time.Duration
+}
+
+// slot is the whole blocks around one of the image's slots: first as they were
+// read back and matched, then with the PC's own content.
+type slot struct {
+	at     int64
+	b      []byte
+	data   []byte
+	dataAt int64
 }
 
 // run is the whole story.
@@ -202,6 +212,7 @@ func (w *writer) prepare(ctx context.Context) error {
 		overlay(w.end, w.endAt, raw, at)
 		w.early[i] = raw
 	}
+	w.reserve()
 	var guid [16]byte
 	rand.Read(guid[:])
 	guid[7], guid[8] = guid[7]&0x0f|0x40, guid[8]&0x3f|0x80 // version 4; the third field is little-endian on disk
@@ -302,9 +313,9 @@ func (w *writer) putZero(first, last int) error {
 	return nil
 }
 
-// fillSlots puts what belongs to this PC alone into the image's reserved
-// places, and reads it again.
-func (w *writer) fillSlots() error {
+// reserve prepares the slots that will be filled. The part of one that lies in
+// the withheld end goes there.
+func (w *writer) reserve() {
 	for _, s := range w.m.Slots {
 		content, ok := w.Slots[s.Name]
 		if !ok {
@@ -314,18 +325,22 @@ func (w *writer) fillSlots() error {
 		if len(content) < s.Length {
 			data[s.Length-1] = '\n'
 		}
-		overlay(w.end, w.endAt, data, s.Offset)
 		block := int64(w.dev.Block())
 		from, to := s.Offset/block*block, min((s.Offset+int64(s.Length)+block-1)/block*block, w.endAt)
-		if from >= to {
+		w.slots = append(w.slots, slot{from, disk.Buffer(int(max(0, to-from))), data, s.Offset})
+	}
+}
+
+// fillSlots puts what belongs to this PC alone into the image's reserved places,
+// and reads it again.
+func (w *writer) fillSlots() error {
+	for _, s := range w.slots {
+		overlay(w.end, w.endAt, s.data, s.dataAt)
+		overlay(s.b, s.at, s.data, s.dataAt)
+		if len(s.b) == 0 {
 			continue
 		}
-		b := disk.Buffer(int(to - from))
-		if _, err := w.dev.ReadAt(b, from); err != nil {
-			return diskFailure(err)
-		}
-		overlay(b, from, data, s.Offset)
-		if err := w.place(b, from); err != nil {
+		if err := w.place(s.b, s.at); err != nil {
 			return err
 		}
 	}
