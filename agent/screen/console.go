@@ -204,10 +204,17 @@ func Text(v View, cols, rows int) string {
 	if v.Number > 0 {
 		number = strconv.Itoa(v.Number)
 	}
-	for big > 1 && len(number)*4*2*big > cols {
-		big--
+	if big > 1 && len(number)*8*big > cols {
+		big = 1
+	}
+	if len(number)*8*big > cols {
+		t.words("PC "+number, 1)
+		number = ""
 	}
 	for i := range 5 * big {
+		if number == "" {
+			break
+		}
 		var row strings.Builder
 		for _, r := range number {
 			for _, cell := range digits[r][i/big] + " " {

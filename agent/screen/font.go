@@ -111,8 +111,30 @@ func fit(s string, height, width int) int {
 }
 
 // wrap cuts a text into at most lines lines no wider than width, between words
-// where it can; what is too much ends in "…".
+// where it can, and about equally long; what is too much ends in "…".
 func wrap(f face, em int, s string, width, lines int) []string {
+	list := greedy(f, em, s, width, lines)
+	if len(list) < 2 || strings.HasSuffix(list[len(list)-1], "…") {
+		return list
+	}
+	// The narrowest width that needs no more lines and breaks no more words.
+	low, high := width/2, width
+	for _, w := range strings.Fields(s) {
+		low = max(low, measure(f, em, w)-1)
+	}
+	for low+1 < high {
+		mid := (low + high) / 2
+		if even := greedy(f, em, s, mid, lines+1); len(even) <= len(list) {
+			list, high = even, mid
+		} else {
+			low = mid
+		}
+	}
+	return list
+}
+
+// greedy fills each line before it begins the next.
+func greedy(f face, em int, s string, width, lines int) []string {
 	var list []string
 	rest := strings.Fields(s)
 	for len(rest) > 0 {

@@ -3,7 +3,6 @@ package screen
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"image"
 	"os"
@@ -110,7 +109,9 @@ func openFramebuffer(path, console string) (*framebuffer, error) {
 	}
 	var variable [160]byte
 	var fixed [80]byte
-	err = errors.Join(ioctl(f, fbGetVariable, unsafe.Pointer(&variable)), ioctl(f, fbGetFixed, unsafe.Pointer(&fixed)))
+	if err = ioctl(f, fbGetVariable, unsafe.Pointer(&variable)); err == nil {
+		err = ioctl(f, fbGetFixed, unsafe.Pointer(&fixed))
+	}
 	var p pixels
 	if err == nil {
 		p, err = parsePixels(variable, fixed)

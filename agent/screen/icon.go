@@ -81,6 +81,9 @@ func union(shapes ...shape) shape {
 func arc(cx, cy, radius, width, share float64) shape {
 	return func(x, y float64) float64 {
 		ring := math.Abs(math.Hypot(x-cx, y-cy)-radius) - width/2
+		if share >= 1 {
+			return ring
+		}
 		turn := math.Atan2(x-cx, cy-y) / (2 * math.Pi)
 		if turn < 0 {
 			turn++
@@ -103,18 +106,25 @@ func paintIcon(img *image.RGBA, r image.Rectangle, v View, p palette) {
 	at := func(x0, y0, x1, y1, width float64) shape {
 		return stroke(c+x0*u, d+y0*u, c+x1*u, d+y1*u, width*u)
 	}
-	ground := disc(c, d, u)
-	if v.Kind == Failed {
-		ground = octagon(c, d, u)
+	switch {
+	case v.Kind == Failed:
+		fill(img, r, p.ink, octagon(c, d, u))
+	case v.Kind == Working && v.Percent >= 0:
+		fill(img, r, mix(p.ground, p.ink, 0.25), arc(c, d, 0.8*u, 0.4*u, 1))
+		if v.Percent > 0 {
+			fill(img, r, p.ink, arc(c, d, 0.8*u, 0.4*u, v.Percent/100))
+		}
+		return
+	default:
+		fill(img, r, p.ink, disc(c, d, u))
 	}
-	fill(img, r, p.ink, ground)
 	switch v.Kind {
 	case Waiting:
 		fill(img, r, p.ground, union(
-			at(-0.32, 0.15, -0.32, -0.34, 0.17), // four fingers
-			at(-0.11, 0.15, -0.11, -0.56, 0.17),
-			at(0.10, 0.15, 0.10, -0.52, 0.17),
-			at(0.31, 0.15, 0.31, -0.32, 0.17),
+			at(-0.32, 0.32, -0.32, -0.34, 0.17), // four fingers
+			at(-0.11, 0.32, -0.11, -0.56, 0.17),
+			at(0.10, 0.32, 0.10, -0.52, 0.17),
+			at(0.31, 0.32, 0.31, -0.32, 0.17),
 			rounded(image.Rect(int(c-0.405*u), int(d), int(c+0.395*u), int(d+0.62*u)), 0.28*u), // the palm
 			at(-0.24, 0.36, -0.60, 0.02, 0.18),                                                 // the thumb
 		))
@@ -123,13 +133,6 @@ func paintIcon(img *image.RGBA, r image.Rectangle, v View, p palette) {
 	case Failed:
 		fill(img, r, p.ground, union(at(-0.38, -0.38, 0.38, 0.38, 0.24), at(0.38, -0.38, -0.38, 0.38, 0.24)))
 	default:
-		if v.Percent < 0 {
-			fill(img, r, p.ground, union(disc(c-0.45*u, d, 0.15*u), disc(c, d, 0.15*u), disc(c+0.45*u, d, 0.15*u)))
-			return
-		}
-		fill(img, r, mix(p.ink, p.ground, 0.25), arc(c, d, 0.62*u, 0.26*u, 1))
-		if v.Percent > 0 {
-			fill(img, r, p.ground, arc(c, d, 0.62*u, 0.26*u, v.Percent/100))
-		}
+		fill(img, r, p.ground, union(disc(c-0.45*u, d, 0.15*u), disc(c, d, 0.15*u), disc(c+0.45*u, d, 0.15*u)))
 	}
 }

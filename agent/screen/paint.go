@@ -46,7 +46,7 @@ func Paint(v View, w, h int) *image.RGBA {
 	inner := image.Rect(margin, margin, w-margin, h-margin)
 
 	head := inner
-	head.Max.Y = head.Min.Y + h/3
+	head.Max.Y = head.Min.Y + min(h/3, w*3/10)
 	paintHead(img, head, v, p)
 
 	small := max(h/44, 11)
@@ -86,13 +86,16 @@ func Paint(v View, w, h int) *image.RGBA {
 }
 
 // paintHead sets the number and the icon side by side, as one group in the
-// middle. A number of many digits gets smaller, never cut.
+// middle. A number of many digits gets smaller, never cut; a PC without a number
+// yet shows the icon alone.
 func paintHead(img *image.RGBA, r image.Rectangle, v View, p palette) {
-	number := "–"
-	if v.Number > 0 {
-		number = strconv.Itoa(v.Number)
-	}
 	icon := r.Dy()
+	if v.Number <= 0 {
+		left := r.Min.X + (r.Dx()-icon)/2
+		paintIcon(img, image.Rect(left, r.Min.Y, left+icon, r.Max.Y), v, p)
+		return
+	}
+	number := strconv.Itoa(v.Number)
 	gap := r.Dy() / 4
 	room := r.Dx() - icon - gap
 	em := fit(number, r.Dy(), room)
@@ -122,7 +125,8 @@ func height(blocks []block) int {
 
 // layout cuts the texts into lines for a width and a scale of the sizes.
 func layout(v View, width, h int, scale float64) []block {
-	size := func(part float64) int { return max(int(float64(h)*part*scale), 11) }
+	unit := float64(min(h, width*3/4)) * scale // an upright screen is short of width
+	size := func(part float64) int { return max(int(unit*part), 11) }
 	var blocks []block
 	text := func(f face, s string, em, lines, gap int, shade float64) {
 		for i, l := range wrap(f, em, s, width, lines) {
@@ -141,7 +145,7 @@ func layout(v View, width, h int, scale float64) []block {
 		if len(blocks) > 0 {
 			blocks[len(blocks)-1].gap = size(1. / 34)
 		}
-		blocks = append(blocks, bar(v, size(1./15), size(1./20)))
+		blocks = append(blocks, bar(v, width, size(1./15), size(1./20)))
 	}
 	if v.Next != "" {
 		if len(blocks) > 0 {
@@ -153,7 +157,11 @@ func layout(v View, width, h int, scale float64) []block {
 }
 
 // bar is the progress bar with a line of figures below it.
-func bar(v View, thick, em int) block {
+func bar(v View, width, thick, em int) block {
+	percent, speed := fmt.Sprintf("%.0f %%", math.Floor(v.Percent)), figures(v)
+	for em > 8 && measure(bold, em, percent+"  ")+measure(regular, em, speed) > width {
+		em--
+	}
 	gap := em / 3
 	return block{height: thick + gap + line(em), paint: func(img *image.RGBA, r image.Rectangle, p palette) {
 		track := image.Rect(r.Min.X, r.Min.Y, r.Max.X, r.Min.Y+thick)
@@ -166,10 +174,8 @@ func bar(v View, thick, em int) block {
 		fill(img, done, p.ink, part)
 
 		y := track.Max.Y + gap
-		drawText(img, bold, em, r.Min.X, y, fmt.Sprintf("%.0f %%", math.Floor(v.Percent)), p.ink)
-		if s := figures(v); s != "" {
-			drawText(img, regular, em, r.Max.X-measure(regular, em, s), y, s, p.ink)
-		}
+		drawText(img, bold, em, r.Min.X, y, percent, p.ink)
+		drawText(img, regular, em, r.Max.X-measure(regular, em, speed), y, speed, p.ink)
 	}}
 }
 
