@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"refurb/agent/wire"
@@ -34,6 +35,7 @@ func Disks(root string) ([]wire.Disk, []string) {
 	if err != nil {
 		problems = append(problems, problem("disks in use", err))
 	}
+	var names []string
 	for _, name := range t.names("sys/block") {
 		if notDisks.MatchString(name) {
 			continue
@@ -42,16 +44,29 @@ func Disks(root string) ([]wire.Disk, []string) {
 		if n, ok := t.number("sys/block", name, "hidden"); ok && n != 0 {
 			continue
 		}
-		if len(disks) == maxDisks {
+		if len(names) == maxDisks {
 			problems = append(problems, fmt.Sprintf("disks: more than %d, the rest is not listed", maxDisks))
 			break
 		}
-		d, p := readDisk(t, name, use)
-		if d.Bytes == 0 && d.Removable {
+		names = append(names, name)
+	}
+	// All at once: several dying disks take no longer than one.
+	type looked struct {
+		disk     wire.Disk
+		problems []string
+	}
+	found := make([]looked, len(names))
+	var all sync.WaitGroup
+	for i, name := range names {
+		all.Go(func() { found[i].disk, found[i].problems = readDisk(t, name, use) })
+	}
+	all.Wait()
+	for _, f := range found {
+		if f.disk.Bytes == 0 && f.disk.Removable {
 			continue // a card reader's empty slot
 		}
-		problems = append(problems, p...)
-		disks = append(disks, d)
+		disks = append(disks, f.disk)
+		problems = append(problems, f.problems...)
 	}
 	return disks, problems
 }

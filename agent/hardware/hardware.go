@@ -17,8 +17,7 @@ import (
 )
 
 const (
-	// collectTime bounds the whole look at a PC; drives are asked one after the
-	// other and each has probeTime.
+	// collectTime bounds the whole look at a PC; a drive alone has probeTime.
 	collectTime = 30 * time.Second
 	maxProblems = 64
 )
