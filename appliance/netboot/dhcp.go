@@ -13,10 +13,9 @@ import (
 )
 
 const (
-	maxPacket   = 4096 // bytes of a request that are read
-	maxAtOnce   = 128  // requests worked on; more are dropped, and every client repeats
-	maxProbes   = 4    // addresses tried for one DISCOVER
-	warnForeign = 10 * time.Minute
+	maxPacket = 4096 // bytes of a request that are read
+	maxAtOnce = 128  // requests worked on; more are dropped, and every client repeats
+	maxProbes = 4    // addresses tried for one DISCOVER
 )
 
 // serveDHCP reads requests until ctx ends.
@@ -59,10 +58,11 @@ func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, port int) err
 			s.log.Warn("DHCP: too many requests at once, one dropped", "mac", m.ClientHWAddr)
 			continue
 		}
+		at := time.Now()
 		go func() {
 			defer func() { <-slots }()
 			reply, d := s.decide(ctx, Packet{DHCPv4: m, Port: port, Peer: peer})
-			s.send(out, reply, d)
+			s.send(out, reply, d, at)
 		}()
 	}
 }
@@ -140,19 +140,19 @@ func (s *Server) setChained(mac string, yes bool) {
 	}
 }
 
-func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision) {
+func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, at time.Time) {
 	if d.Silent {
 		return
 	}
 	c := d.Client
-	in := Sighting{MAC: c.MAC, UUID: c.UUID, What: d.What, Arch: c.Arch, Detail: describe(c)}
+	in := Sighting{Time: at, MAC: c.MAC, UUID: c.UUID, What: d.What, Arch: c.Arch, Detail: describe(c)}
 	if c.IP.IsValid() {
 		in.IP = c.IP.String()
 	}
 	if reply == nil {
 		in.Detail, in.Err = join(in.Detail, d.Detail), d.Err
 		s.sight(in)
-		s.warnForeign(d)
+		s.foreignSeen(d.Other)
 		return
 	}
 	s.sight(in)
@@ -168,25 +168,6 @@ func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision) {
 		o.Err = join(o.Err, fmt.Sprintf("not sent: %v (is the cable in the appliance's network card?)", err))
 	}
 	s.sight(o)
-}
-
-// warnForeign tells, now and then, of another server on a network that we
-// were told is ours.
-func (s *Server) warnForeign(d Decision) {
-	if !d.Other.IsValid() || s.cfg.Mode != Full {
-		return
-	}
-	s.mu.Lock()
-	again := time.Since(s.foreign[d.Other.String()]) < warnForeign
-	if len(s.foreign) > 256 {
-		clear(s.foreign)
-	}
-	s.foreign[d.Other.String()] = time.Now()
-	s.mu.Unlock()
-	if !again {
-		s.log.Warn("another DHCP server answers on this network: PCs may boot from neither. Unplug it, or set dhcp = \"proxy\"",
-			"server", d.Other, "mac", d.Client.MAC)
-	}
 }
 
 func describe(c Client) string {

@@ -63,7 +63,11 @@ func newBench(t *testing.T, change func(*vmServer)) *bench {
 			t.Errorf("closing the lab: %v", err)
 		}
 		if *keepLogs != "" {
-			_ = exec.Command("cp", "-r", dir, filepath.Join(*keepLogs, strings.ReplaceAll(t.Name(), "/", "-"))).Run()
+			to := filepath.Join(*keepLogs, strings.ReplaceAll(t.Name(), "/", "-"))
+			_ = exec.Command("cp", "-r", filepath.Join(dir, "lab"), to).Run()
+			b.mu.Lock()
+			_ = os.WriteFile(filepath.Join(to, "server.log"), b.log.Bytes(), 0o644)
+			b.mu.Unlock()
 		}
 		if t.Failed() {
 			b.mu.Lock()

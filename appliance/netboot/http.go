@@ -36,6 +36,7 @@ func (s *Server) Register(e *echo.Echo) {
 		for _, at := range []string{"/grub/grub.cfg", "/boot/grub/grub.cfg"} {
 			e.Add(method, at, func(c echo.Context) error { return s.serveFile(c, "grub/grub.cfg") })
 		}
+		e.Add(method, "/grub/*", func(c echo.Context) error { return s.serveFile(c, "grub/"+c.Param("*")) })
 		for _, name := range rootFiles {
 			e.Add(method, "/"+name, func(c echo.Context) error { return s.serveFile(c, name) })
 		}
@@ -121,6 +122,8 @@ func (s *Server) script(c echo.Context, ipxe bool, write func(Answer) (string, e
 		if !ipxe {
 			h.Set("Content-Length", strconv.Itoa(maxScript))
 		}
+		g.MAC, g.Detail = mac, "asked for its size"
+		s.sight(g)
 		return c.NoContent(http.StatusOK)
 	}
 	client := s.client(mac)

@@ -113,9 +113,9 @@ type Server struct {
 	taken  func(ctx context.Context, a netip.Addr, mac string) bool
 
 	mu      sync.Mutex
-	clients map[string]Client    // by MAC: what their packets said, for the script that follows
-	chained map[string]bool      // TestPlainROM: MACs whose undionly.kpxe runs
-	foreign map[string]time.Time // other DHCP servers, when last warned of
+	clients map[string]Client        // by MAC: what their packets said, for the script that follows
+	chained map[string]bool          // TestPlainROM: MACs whose undionly.kpxe runs
+	foreign map[netip.Addr]time.Time // other DHCP servers, when last warned of
 }
 
 // maxClients bounds what is remembered of PCs; the oldest knowledge is only
@@ -139,7 +139,7 @@ func New(cfg Config) (*Server, error) {
 		log:     cfg.Log,
 		clients: map[string]Client{},
 		chained: map[string]bool{},
-		foreign: map[string]time.Time{},
+		foreign: map[netip.Addr]time.Time{},
 	}
 	s.taken = s.probe
 	if cfg.Mode == Full {
@@ -229,7 +229,9 @@ func (s *Server) macOf(a netip.Addr) string {
 }
 
 func (s *Server) sight(g Sighting) {
-	g.Time = time.Now()
+	if g.Time.IsZero() {
+		g.Time = time.Now()
+	}
 	s.cfg.Desk.Sighting(g)
 	level := slog.LevelDebug
 	if g.Err != "" {

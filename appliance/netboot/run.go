@@ -18,7 +18,8 @@ type sockets struct {
 
 // Run serves DHCP, TFTP and, when asked for, router advertisements until ctx
 // ends; it then returns ctx's error. An error before that names what is in the
-// way and what to do. The HTTP part is served by whoever Register was called
+// way and what to do; another DHCP server that answers in Full mode is one when
+// it is found at the start, and only a warning later. The HTTP part is served by whoever Register was called
 // for.
 func (s *Server) Run(ctx context.Context) error {
 	o, err := s.openSockets(ctx)
@@ -28,12 +29,14 @@ func (s *Server) Run(ctx context.Context) error {
 	return s.serve(ctx, o)
 }
 
-func (s *Server) openSockets(ctx context.Context) (o *sockets, err error) {
+// openSockets opens all or nothing.
+
+func (s *Server) openSockets(ctx context.Context) (_ *sockets, err error) {
 	ifi, err := checkInterface(s.cfg.Interface, s.cfg.IP)
 	if err != nil {
 		return nil, err
 	}
-	o = &sockets{}
+	o := &sockets{}
 	defer func() {
 		if err != nil {
 			o.close()
@@ -79,6 +82,9 @@ func (s *Server) serve(ctx context.Context, o *sockets) error {
 	g.Go(func() error { return s.serveDHCP(run, o.dhcp, dhcpPort) })
 	g.Go(func() error { return s.serveDHCP(run, o.proxy, proxyPort) })
 	g.Go(func() error { return s.serveTFTP(run, o.tftp) })
+	if s.cfg.Mode == Full {
+		g.Go(func() error { return s.watchForeign(run) })
+	}
 	if o.ra != nil {
 		g.Go(func() error {
 			// PCs boot without it, only later.

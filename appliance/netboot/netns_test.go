@@ -1,0 +1,399 @@
+package netboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+var (
+	ours   = netip.MustParseAddr("10.77.0.1")
+	ourNet = netip.MustParsePrefix("10.77.0.0/24")
+)
+
+// cable is a wire between the server's card, in the test's own namespace, and
+// a PC's in another one.
+type cable struct {
+	*testing.T
+	far     netns.NsHandle
+	srv, pc string
+}
+
+var cables int
+
+func newCable(t *testing.T) *cable {
+	t.Helper()
+	cables++
+	c := &cable{T: t, srv: fmt.Sprintf("srv%d", cables), pc: fmt.Sprintf("pc%d", cables)}
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: c.srv}, PeerName: c.pc}))
+	t.Cleanup(func() {
+		if l, err := netlink.LinkByName(c.srv); err == nil {
+			must(t, netlink.LinkDel(l))
+		}
+		c.far.Close()
+	})
+	// A namespace lives as long as a thread or a descriptor of it.
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		var err error
+		c.far, err = netns.New()
+		made <- err
+	}()
+	must(t, <-made)
+	pc, err := netlink.LinkByName(c.pc)
+	must(t, err)
+	must(t, netlink.LinkSetNsFd(pc, int(c.far)))
+	srv, err := netlink.LinkByName(c.srv)
+	must(t, err)
+	addr, err := netlink.ParseAddr("10.77.0.1/24")
+	must(t, err)
+	must(t, netlink.AddrAdd(srv, addr))
+	must(t, netlink.LinkSetUp(srv))
+	c.inside(func() error {
+		pc, err := netlink.LinkByName(c.pc)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(pc)
+	})
+	return c
+}
+
+// inside runs f in the PC's namespace.
+func (c *cable) inside(f func() error) {
+	c.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked, as above
+		if err := netns.Set(c.far); err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	must(c.T, <-done)
+}
+
+// address gives the PC's card an address, noAddress takes it away.
+func (c *cable) address(s string)   { c.Helper(); c.change(s, netlink.AddrAdd) }
+func (c *cable) noAddress(s string) { c.Helper(); c.change(s, netlink.AddrDel) }
+
+func (c *cable) change(s string, f func(netlink.Link, *netlink.Addr) error) {
+	c.Helper()
+	c.inside(func() error {
+		l, err := netlink.LinkByName(c.pc)
+		if err != nil {
+			return err
+		}
+		a, err := netlink.ParseAddr(s)
+		if err != nil {
+			return err
+		}
+		return f(l, a)
+	})
+}
+
+// client is a DHCP client at the PC's end, with a MAC of its own.
+func (c *cable) client(mac string) *nclient4.Client {
+	c.Helper()
+	hw, err := net.ParseMAC(mac)
+	must(c.T, err)
+	var cl *nclient4.Client
+	c.inside(func() error {
+		var err error
+		cl, err = nclient4.New(c.pc, nclient4.WithHWAddr(hw), nclient4.WithTimeout(time.Second), nclient4.WithRetry(1))
+		return err
+	})
+	c.Cleanup(func() { cl.Close() })
+	return cl
+}
+
+func (c *cable) config(d *desk) Config {
+	return Config{
+		Interface: c.srv, IP: ours, Net: ourNet,
+		PoolFrom: netip.MustParseAddr("10.77.0.100"), PoolTo: netip.MustParseAddr("10.77.0.101"),
+		HTTPPort: 8080, Files: fstest.MapFS{"undionly.kpxe": {Data: []byte("a boot file")}},
+		LeaseFile: filepath.Join(c.TempDir(), "leases.json"),
+		Desk:      d,
+	}
+}
+
+// start runs a server until stop is called or the test ends.
+func start(t *testing.T, cfg Config) (s *Server, stop func()) {
+	t.Helper()
+	s, err := New(cfg)
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	o, err := s.openSockets(ctx)
+	must(t, err)
+	done := make(chan error, 1)
+	go func() { done <- s.serve(ctx, o) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-done:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("Run ended with %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("Run did not end with its context")
+		}
+	}
+	t.Cleanup(stop)
+	return s, stop
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+const (
+	mac1 = "52:54:00:00:00:01"
+	mac2 = "52:54:00:00:00:02"
+	mac3 = "52:54:00:00:00:03"
+)
+
+func TestHandshakeExhaustionRestart(t *testing.T) {
+	c, d := newCable(t), &desk{}
+	cfg := c.config(d)
+	cfg.Router, cfg.DNS = netip.MustParseAddr("10.77.0.254"), []netip.Addr{netip.MustParseAddr("9.9.9.9")}
+	_, stop := start(t, cfg)
+	ctx := t.Context()
+
+	first, err := c.client(mac1).Request(ctx)
+	must(t, err)
+	if got := first.ACK.YourIPAddr.String(); got != "10.77.0.100" {
+		t.Errorf("the first PC got %s", got)
+	}
+	if f, c := first.ACK.BootFileName, first.ACK.ClassIdentifier(); f != "" || c != "" {
+		t.Errorf("a client that doesn't netboot got the boot file %q, class %q", f, c)
+	}
+	if r, dns := first.ACK.Router(), first.ACK.DNS(); len(r) != 1 || r[0].String() != "10.77.0.254" || len(dns) != 1 || dns[0].String() != "9.9.9.9" {
+		t.Errorf("router %v, DNS %v", r, dns)
+	}
+	second, err := c.client(mac2).Request(ctx)
+	must(t, err)
+	if second.ACK.YourIPAddr.Equal(first.ACK.YourIPAddr) {
+		t.Errorf("two PCs got %v", second.ACK.YourIPAddr)
+	}
+
+	if l, err := c.client(mac3).Request(ctx); err == nil {
+		t.Errorf("a third PC got %v from a pool of two", l.ACK.YourIPAddr)
+	}
+	var full bool
+	for _, s := range d.sightings() {
+		full = full || s.MAC == mac3 && s.What == "discover" && s.Err == "address pool is full"
+	}
+	if !full {
+		t.Error("nobody was told that the pool is full")
+	}
+
+	stop()
+	_, stop = start(t, cfg)
+	defer stop()
+	again, err := c.client(mac1).Request(ctx)
+	must(t, err)
+	if !again.ACK.YourIPAddr.Equal(first.ACK.YourIPAddr) {
+		t.Errorf("after a restart %v, before it %v", again.ACK.YourIPAddr, first.ACK.YourIPAddr)
+	}
+	if l, err := c.client(mac3).Request(ctx); err == nil {
+		t.Errorf("the restart forgot a lease: a third PC got %v", l.ACK.YourIPAddr)
+	}
+	// RELEASE is unicast: the PC speaks from its address.
+	release, err := dhcpv4.NewReleaseFromACK(second.ACK)
+	must(t, err)
+	c.address("10.77.0.101/24")
+	c.unicast("10.77.0.101:68", release)
+	wait(t, func() bool { _, ok := d.find("release"); return ok })
+	c.noAddress("10.77.0.101/24")
+	third, err := c.client(mac3).Request(ctx)
+	must(t, err)
+	if !third.ACK.YourIPAddr.Equal(second.ACK.YourIPAddr) {
+		t.Errorf("after a release: %v, want %v", third.ACK.YourIPAddr, second.ACK.YourIPAddr)
+	}
+}
+
+// unicast sends a packet to the server's port 67 as a configured host does.
+func (c *cable) unicast(from string, p *dhcpv4.DHCPv4) (conn *net.UDPConn) {
+	c.Helper()
+	c.inside(func() error {
+		var err error
+		conn, err = net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(from)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(ours, dhcpPort)))
+		if err == nil {
+			_, err = conn.Write(p.ToBytes())
+		}
+		return err
+	})
+	c.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func wait(t *testing.T, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("waited in vain")
+		}
+	}
+}
+
+// A host that renews listens at its own address only (RFC 2131 §4.4.5).
+func TestRenewalIsAnsweredAtTheAddress(t *testing.T) {
+	c, d := newCable(t), &desk{}
+	start(t, c.config(d))
+	l, err := c.client(mac1).Request(t.Context())
+	must(t, err)
+	c.address("10.77.0.100/24")
+	renew, err := dhcpv4.NewRenewFromAck(l.ACK)
+	must(t, err)
+	conn := c.unicast("10.77.0.100:68", renew)
+	must(t, conn.SetReadDeadline(time.Now().Add(3*time.Second)))
+	buf := make([]byte, 1500)
+	n, err := conn.Read(buf)
+	must(t, err)
+	ack, err := dhcpv4.FromBytes(buf[:n])
+	must(t, err)
+	if ack.MessageType() != dhcpv4.MessageTypeAck || !ack.YourIPAddr.Equal(l.ACK.YourIPAddr) {
+		t.Errorf("renewal got %v", ack)
+	}
+}
+
+func TestAnotherServerAtTheStart(t *testing.T) {
+	c := newCable(t)
+	c.address("10.77.0.2/24")
+	// The other one is ours as well, at the far end of the cable.
+	far := Config{Interface: c.pc, IP: netip.MustParseAddr("10.77.0.2"), Net: ourNet,
+		PoolFrom: netip.MustParseAddr("10.77.0.200"), PoolTo: netip.MustParseAddr("10.77.0.210"),
+		HTTPPort: 8080, Files: fstest.MapFS{}, LeaseFile: filepath.Join(t.TempDir(), "l"), Desk: &desk{}}
+	other, err := New(far)
+	must(t, err)
+	other.taken = func(context.Context, netip.Addr, string) bool { return false }
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var conn *net.UDPConn
+	c.inside(func() error {
+		conn, err = listen(ctx, c.pc, netip.Addr{}, dhcpPort)
+		return err
+	})
+	done := make(chan error)
+	go func() { done <- other.serveDHCP(ctx, conn, dhcpPort) }()
+
+	s, err := New(c.config(&desk{}))
+	must(t, err)
+	err = s.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "another DHCP server, 10.77.0.2, answers on "+c.srv) {
+		t.Errorf("beside another server, Run ended with %v", err)
+	}
+	cancel()
+	<-done
+}
+
+func TestAddressInUseIsNotOffered(t *testing.T) {
+	c, d := newCable(t), &desk{}
+	c.address("10.77.0.100/24")
+	start(t, c.config(d))
+	began := time.Now()
+	l, err := c.client(mac1).Request(t.Context())
+	must(t, err)
+	if got := l.ACK.YourIPAddr.String(); got != "10.77.0.101" {
+		t.Errorf("got %s, want the one that nobody uses", got)
+	}
+	if took := time.Since(began); took < probeTime {
+		t.Errorf("the free address was given after %v, without asking for %v", took, probeTime)
+	}
+	var told bool
+	for _, s := range d.sightings() {
+		told = told || strings.Contains(s.Err, "10.77.0.100 is in use")
+	}
+	if !told {
+		t.Error("nobody was told of the address in use")
+	}
+}
+
+func TestBootFileOverTheWire(t *testing.T) {
+	c, d := newCable(t), &desk{}
+	start(t, c.config(d))
+	l, err := c.client(mac1).Request(t.Context(),
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00000:UNDI:002001")),
+		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionClientSystemArchitectureType, []byte{0, 0})))
+	must(t, err)
+	if l.ACK.BootFileName != "undionly.kpxe" || !l.ACK.ServerIPAddr.Equal(net.IP(ours.AsSlice())) {
+		t.Errorf("boot file %q from %v", l.ACK.BootFileName, l.ACK.ServerIPAddr)
+	}
+}
+
+func TestSecondServerOnThePort(t *testing.T) {
+	c := newCable(t)
+	cfg := c.config(&desk{})
+	_, stop := start(t, cfg)
+	cfg.LeaseFile += "2"
+	s, err := New(cfg)
+	must(t, err)
+	err = s.Run(t.Context())
+	if err == nil {
+		t.Fatal("two servers on one port")
+	}
+	for _, want := range []string{"UDP port 67 is taken", fmt.Sprintf("(process %d)", os.Getpid()), "stop it"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q doesn't say %q", err, want)
+		}
+	}
+	stop()
+
+	// One for virtual machines, on another card, is no conflict.
+	other := newCable(t)
+	conn, err := listen(t.Context(), other.srv, netip.Addr{}, dhcpPort)
+	must(t, err)
+	defer conn.Close()
+	start(t, cfg)
+}
+
+func TestInterfaceTrouble(t *testing.T) {
+	c := newCable(t)
+	for _, tt := range []struct {
+		name   string
+		change func(*Config)
+		want   string
+	}{
+		{"missing", func(cfg *Config) { cfg.Interface = "nosuch0" }, `no network card "nosuch0"`},
+		{"without the address", func(cfg *Config) { cfg.IP = netip.MustParseAddr("10.77.0.9") }, "ip addr add 10.77.0.9/24"},
+		{"down", func(cfg *Config) {
+			l, err := netlink.LinkByName(c.srv)
+			must(t, err)
+			must(t, netlink.LinkSetDown(l))
+		}, "ip link set " + c.srv + " up"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := c.config(&desk{})
+			tt.change(&cfg)
+			s, err := New(cfg)
+			must(t, err)
+			if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want it to say %q", err, tt.want)
+			}
+		})
+	}
+}
