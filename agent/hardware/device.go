@@ -170,7 +170,7 @@ func askATA(f *os.File) (answer, error) {
 	if err := ioctl(f, unix.HDIO_GET_IDENTITY, unsafe.Pointer(&id)); err != nil {
 		return answer{}, err
 	}
-	return parseATA(id[:])
+	return parseHDIO(id[:])
 }
 
 // nvmeAdmin is struct nvme_admin_cmd of linux/nvme_ioctl.h.

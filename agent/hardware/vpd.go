@@ -65,13 +65,20 @@ func parseATA(id []byte) (answer, error) {
 	if len(id) < 512 {
 		return answer{}, errShort
 	}
-	words := func(from, to int) string {
-		s := make([]byte, 0, 2*(to-from+1))
-		for i := from; i <= to; i++ {
-			s = append(s, id[2*i+1], id[2*i])
-		}
-		return clean(string(s))
+	straight := make([]byte, 512)
+	for i := 0; i < len(straight); i += 2 {
+		straight[i], straight[i+1] = id[i+1], id[i]
 	}
+	return parseHDIO(straight)
+}
+
+// parseHDIO reads what HDIO_GET_IDENTITY gives: the same 512 bytes, but Linux
+// (ata_get_identity in libata-scsi.c) has put the strings' characters in order.
+func parseHDIO(id []byte) (answer, error) {
+	if len(id) < 512 {
+		return answer{}, errShort
+	}
+	words := func(from, to int) string { return clean(string(id[2*from : 2*to+2])) }
 	return answer{serial: words(10, 19), firmware: words(23, 26), model: words(27, 46)}, nil
 }
 
