@@ -25,10 +25,10 @@ setup: ## install what is needed from the system's packages
 
 build: $(BUILD)/refurb $(BUILD)/refurb-agent $(BUILD)/tinyos $(BUILD)/base.cpio ## compile everything
 
-WEB := dashboard/static/vendor/.built
-$(WEB): package.json package-lock.json scripts/web-assets.sh
+WEB := dashboard/static/vendor/htmx.min.js
+$(WEB): dashboard/package.json dashboard/package-lock.json scripts/web-assets.sh
 	scripts/web-assets.sh
-	@touch $@
+	@touch $(WEB)
 
 $(BUILD)/refurb: $(SOURCES) go.mod $(WEB)
 	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $@ ./appliance/cmd/refurb
