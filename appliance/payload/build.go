@@ -29,6 +29,8 @@ type Options struct {
 	Mirror  string // empty: DEBIAN_MIRROR, else the machine's own
 	Refresh bool   // ask the mirror for newer packages
 	Log     *slog.Logger
+
+	keyring string // tests have an archive and a key of their own
 }
 
 // kernelPackage stands for the newest kernel of the suite.
@@ -122,6 +124,7 @@ func (b *builder) openPackages(ctx context.Context) error {
 		return err
 	}
 	p.Log = b.Log
+	p.keyring = cmp.Or(b.keyring, p.keyring)
 	if b.Refresh {
 		p.Refresh()
 	}
