@@ -46,10 +46,17 @@ func (s *shelf) remove(root string) {
 	delete(s.m, root)
 }
 
+// tb is a test or one run of a property.
+type tb interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
 // house is a workshop with its records in a real file.
 type house struct {
 	*workshop.Registry
-	t     testing.TB
+	t     tb
 	path  string
 	store *store.Store
 	shelf *shelf
@@ -75,8 +82,14 @@ func (c *clock) pass(d time.Duration) {
 }
 
 func open(t testing.TB) *house {
+	h := in(t, t.TempDir())
+	t.Cleanup(func() { h.store.Close() })
+	return h
+}
+
+func in(t tb, dir string) *house {
 	h := &house{
-		t: t, path: filepath.Join(t.TempDir(), "refurb.db"),
+		t: t, path: filepath.Join(dir, "refurb.db"),
 		shelf: &shelf{m: map[string]*images.Manifest{
 			root:  {Name: "debian-desktop", Bytes: size, Block: 512},
 			other: {Name: "tiny", Bytes: 1e9, Block: 512},
@@ -84,7 +97,6 @@ func open(t testing.TB) *house {
 		clock: &clock{now: time.Date(2026, 3, 4, 9, 0, 0, 0, time.UTC)},
 	}
 	h.start()
-	t.Cleanup(func() { h.store.Close() })
 	return h
 }
 
@@ -318,7 +330,7 @@ func (h *house) kinds(device string) (s []string) {
 	return s
 }
 
-func refused(t testing.TB, err error, kind workshop.Kind) {
+func refused(t tb, err error, kind workshop.Kind) {
 	t.Helper()
 	var ref *workshop.Refusal
 	if !errors.As(err, &ref) || ref.Kind != kind {
@@ -326,7 +338,7 @@ func refused(t testing.TB, err error, kind workshop.Kind) {
 	}
 }
 
-// exported checks that a device's history verifies outside.
+// verify checks that a device's history verifies outside.
 func (h *house) verify(device string) {
 	h.t.Helper()
 	lines, err := h.store.Lines(context.Background(), device)

@@ -1,0 +1,286 @@
+package workshop_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"refurb/agent/wire"
+	"refurb/appliance/workshop"
+)
+
+// world is what the test knows to be true beside what the registry says.
+type world struct {
+	*house
+	rt       *rapid.T
+	pcs      []*pc
+	taken    map[string][]wire.EventKind // job → events that were acknowledged
+	proved   map[string]bool             // job → a proof was acknowledged
+	allowed  map[string]bool             // boot id + serial → somebody approved it
+	wished   map[string]bool             // serial number of a PC → a person asked for another imaging
+	standing bool                        // some lot's blank disks were approved beforehand
+	crashes  int
+}
+
+// Whatever PCs, people and power cuts do: nothing is verified without a proof,
+// no disk may be written that nobody approved for that start, and what was
+// acknowledged is never forgotten.
+func TestWhateverHappens(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		dir, err := os.MkdirTemp(t.TempDir(), "")
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		w := &world{rt: rt, house: in(rt, dir), taken: map[string][]wire.EventKind{}, proved: map[string]bool{}, allowed: map[string]bool{}, wished: map[string]bool{}}
+		defer func() { w.store.Close() }()
+		for i := range 3 {
+			w.pcs = append(w.pcs, w.pc(i+1, []func(*wire.Report){func(*wire.Report) {}, data, noDisk}[i]))
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"boot": w.boot, "report": w.rereport, "poll": w.pollOne, "event": w.event, "old event": w.oldEvent, "lie": w.lie, "progress": w.progress,
+			"approve": w.approveOne, "again": w.again, "cancel": w.cancel, "lot": w.openLot, "close": w.closeLot, "swap disk": w.swap,
+			"checkin": w.checkin, "time": w.time, "crash": w.crashNow, "step": w.step, "step on": w.step, "step further": w.step, "": w.check,
+		})
+	})
+}
+
+func (w *world) any(t *rapid.T) *pc { return rapid.SampledFrom(w.pcs).Draw(t, "pc") }
+
+// saw notes a plan and holds it to the rules.
+func (w *world) saw(p *pc, plan wire.Plan) {
+	if plan.Job != p.plan.Job {
+		p.seq = 0
+	}
+	p.plan = plan
+	if plan.Action != wire.ActionImage {
+		return
+	}
+	switch blank := plan.Content == wire.ClassBlank; {
+	case plan.Disk == nil || plan.Image == nil:
+		w.rt.Fatalf("an image plan without a disk or an image: %+v", plan)
+	case w.allowed[p.rep.BootID+plan.Disk.Serial]:
+	case blank && (w.standing || w.wished[p.rep.Identity.SystemSerial]):
+	default:
+		w.rt.Fatalf("nobody approved this: %+v", plan)
+	}
+}
+
+func (w *world) boot(t *rapid.T) {
+	p := w.any(t)
+	w.clock.pass(5 * time.Second)
+	if !p.script() {
+		w.rereportOf(p)
+	}
+}
+
+func (w *world) rereport(t *rapid.T) { w.rereportOf(w.any(t)) }
+
+func (w *world) rereportOf(p *pc) {
+	if p.token == "" {
+		return
+	}
+	rep := p.rep
+	rep.Disks = slices.Clone(rep.Disks)
+	rep.NICs = slices.Clone(rep.NICs)
+	if plan, err := w.Report(bg, p.token, rep); err == nil {
+		w.saw(p, plan)
+	}
+}
+
+func (w *world) pollOne(t *rapid.T) {
+	p := w.any(t)
+	if plan, err := w.Plan(bg, p.token, 0, 0); err == nil {
+		w.saw(p, plan)
+	}
+}
+
+func (w *world) deliver(p *pc, e wire.Event) {
+	proof := e.Outcome != nil && e.Outcome.Result == wire.Done && e.Outcome.ReadBack == size && e.Outcome.Mismatches == 0
+	state := workshop.JobState("")
+	for _, d := range w.View().Devices {
+		if d.Job != nil && d.Job.ID == e.Job {
+			state = d.Job.State
+			if state == workshop.JobLost {
+				state = d.Job.Before
+			}
+		}
+	}
+	if err := w.Event(bg, p.token, e); err != nil {
+		return
+	}
+	if have := w.taken[e.Job]; e.Seq == len(have)+1 {
+		w.taken[e.Job] = append(have, e.Kind)
+	} else if e.Seq > len(have) {
+		w.rt.Fatalf("event %d of %s was acknowledged after %v", e.Seq, e.Job, have)
+	}
+	if proof && state == workshop.Verifying {
+		w.proved[e.Job] = true
+	}
+	if e.Seq > p.seq {
+		p.seq = e.Seq
+	}
+}
+
+// step does what an honest agent does next.
+func (w *world) step(t *rapid.T) {
+	p := w.any(t)
+	if p.plan.Action != wire.ActionImage {
+		return
+	}
+	e := wire.Event{Job: p.plan.Job, Seq: p.seq + 1}
+	switch p.seq {
+	case 0:
+		e.Kind, e.Disk = wire.EventImaging, new(*p.plan.Disk)
+	case 1:
+		e.Kind = wire.EventVerifying
+	case 2:
+		e.Kind, e.Outcome = wire.EventOutcome, p.proof()
+	default:
+		return
+	}
+	w.deliver(p, e)
+}
+
+// event is anything an agent might send.
+func (w *world) event(t *rapid.T) {
+	p := w.any(t)
+	e := wire.Event{
+		Job: p.plan.Job, Seq: rapid.IntRange(0, 5).Draw(t, "seq"),
+		Kind: rapid.SampledFrom([]wire.EventKind{wire.EventImaging, wire.EventVerifying, wire.EventOutcome}).Draw(t, "kind"),
+	}
+	if p.plan.Disk != nil && rapid.Bool().Draw(t, "disk") {
+		e.Disk = new(*p.plan.Disk)
+	}
+	if e.Kind == wire.EventOutcome {
+		e.Outcome = &wire.Outcome{
+			Result:     rapid.SampledFrom([]wire.Result{wire.Done, wire.Failed, wire.Unknown, ""}).Draw(t, "result"),
+			ReadBack:   rapid.SampledFrom([]int64{0, size - 1, size}).Draw(t, "read"),
+			Mismatches: rapid.IntRange(-1, 1).Draw(t, "bad"), Root: rapid.SampledFrom([]string{"", root, other}).Draw(t, "root"),
+		}
+	}
+	w.deliver(p, e)
+}
+
+func (w *world) oldEvent(t *rapid.T) {
+	p := w.any(t)
+	for job, kinds := range w.taken {
+		if job == p.plan.Job && len(kinds) > 0 && kinds[0] == wire.EventImaging && p.plan.Disk != nil {
+			w.deliver(p, wire.Event{Job: job, Seq: 1, Kind: wire.EventImaging, Disk: new(*p.plan.Disk)})
+		}
+	}
+}
+
+// lie claims success with a real proof's numbers at any time.
+func (w *world) lie(t *rapid.T) {
+	p := w.any(t)
+	w.deliver(p, wire.Event{Job: p.plan.Job, Seq: p.seq + 1, Kind: wire.EventOutcome, Outcome: &wire.Outcome{Result: wire.Done, ReadBack: size, Root: root}})
+}
+
+func (w *world) progress(t *rapid.T) {
+	p := w.any(t)
+	w.Progress(bg, p.token, wire.Progress{Job: p.plan.Job, Phase: wire.PhaseImaging, Done: size, Total: size, Rate: 1})
+}
+
+func (w *world) approveOne(t *rapid.T) {
+	p := w.any(t)
+	if len(p.rep.Disks) == 0 || p.plan.Job == "" {
+		return
+	}
+	typed := rapid.SampledFrom([]string{p.tail(), p.tail(), "000000"}).Draw(t, "typed")
+	if err := w.Approve(bg, "lead1", p.plan.Job, p.rep.Disks[0].Path, typed); err == nil {
+		if typed != p.tail() {
+			w.rt.Fatalf("a wrong serial number was taken")
+		}
+		w.allowed[p.rep.BootID+p.rep.Disks[0].Serial] = true
+	}
+}
+
+func (w *world) again(t *rapid.T) {
+	p := w.any(t)
+	for _, d := range w.View().Devices {
+		if d.Report.Identity.SystemSerial == p.rep.Identity.SystemSerial && w.ImageAgain(bg, "vol1", d.ID, "") == nil {
+			w.wished[p.rep.Identity.SystemSerial] = true
+		}
+	}
+}
+
+func (w *world) cancel(t *rapid.T) { w.Cancel(bg, "lead1", w.any(t).plan.Job, "") }
+
+func (w *world) openLot(t *rapid.T) {
+	standing := rapid.Bool().Draw(t, "standing")
+	if _, err := w.OpenLot(bg, "lead1", "ACME", root, standing); err == nil && standing {
+		w.standing = true
+	}
+}
+
+func (w *world) closeLot(t *rapid.T) {
+	for _, l := range w.View().Lots {
+		w.CloseLot(bg, "lead1", l.ID)
+	}
+}
+
+// swap puts another disk in; the PC is off, so its token is gone.
+func (w *world) swap(t *rapid.T) {
+	p := w.any(t)
+	p.rep.Disks = w.pc(rapid.IntRange(100, 105).Draw(t, "disk")).rep.Disks
+	p.rep.Disks[0].Class = rapid.SampledFrom([]wire.Class{wire.ClassBlank, wire.ClassData}).Draw(t, "class")
+	p.token, p.plan = "", wire.Plan{}
+}
+
+func (w *world) checkin(t *rapid.T) {
+	if p := w.any(t); p.plan.Image != nil {
+		w.Checkin(bg, p.plan.Image.Checkin.Token, wire.FirstBoot{MAC: p.mac})
+	}
+}
+
+func (w *world) time(t *rapid.T) {
+	w.clock.pass(time.Duration(rapid.IntRange(1, 900).Draw(t, "seconds")) * time.Second)
+}
+
+func (w *world) crashNow(t *rapid.T) {
+	w.crashes++
+	before := w.View()
+	w.crash()
+	after := w.View()
+	if len(before.Devices) != len(after.Devices) || len(before.Lots) != len(after.Lots) {
+		w.rt.Fatalf("%d devices and %d lots, and after a crash %d and %d", len(before.Devices), len(before.Lots), len(after.Devices), len(after.Lots))
+	}
+	for i, b := range before.Devices {
+		a := after.Devices[i]
+		if a.ID != b.ID || a.State != b.State || a.Again != b.Again || (a.Job == nil) != (b.Job == nil) || a.Job != nil && fmt.Sprint(a.Job.ID, a.Job.State, a.Job.Taken) != fmt.Sprint(b.Job.ID, b.Job.State, b.Job.Taken) {
+			w.rt.Fatalf("%+v was %+v before a crash", a, b)
+		}
+	}
+}
+
+func (w *world) check(t *rapid.T) {
+	for _, v := range w.View().Devices {
+		d, _ := w.Device(v.ID)
+		live := 0
+		for i, j := range d.Jobs {
+			if j.State.Proved() && !w.proved[j.ID] {
+				w.rt.Fatalf("verified without proof: %+v", j)
+			}
+			if got := w.taken[j.ID]; !slices.Equal(got, j.Taken) && !(len(got) == 0 && len(j.Taken) == 0) {
+				w.rt.Fatalf("acknowledged were %v, kept are %v", got, j.Taken)
+			}
+			if j.State.Live() {
+				live++
+				if i != 0 {
+					w.rt.Fatalf("an old job is still %s", j.State)
+				}
+			}
+			if (j.State == workshop.Approved || j.State == workshop.Imaging || j.State == workshop.Verifying) && (j.Approval == nil || j.Approval.Boot != j.Boot) {
+				w.rt.Fatalf("no approval for this start: %+v", j)
+			}
+		}
+		if live > 1 {
+			w.rt.Fatalf("%d live jobs", live)
+		}
+	}
+}
