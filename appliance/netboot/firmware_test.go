@@ -85,6 +85,11 @@ func newBench(t *testing.T, change func(*vmServer)) *bench {
 		change(&b.cfg)
 	}
 	b.serve()
+	if *keepLogs != "" {
+		if _, err := l.Start(io.Discard, "dumpcap", "-q", "-i", lab.Bridge, "-f", "udp port 67 or udp port 68 or udp port 4011", "-w", filepath.Join(dir, "lab", "dhcp.pcapng")); err != nil {
+			t.Log(err)
+		}
+	}
 	return b
 }
 
@@ -201,29 +206,60 @@ func (b *bench) boot(cfg lab.Config, want string) *lab.PC {
 	return pc
 }
 
-var noPXE = []string{"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=no", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no"}
+const (
+	agentUp = `STUB-INIT .*refurb.token=abc-DEF_123`
+	ovmf32  = "/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd"
+	vars32  = "/usr/share/OVMF/OVMF32_VARS_4M.fd"
+)
+
+var (
+	noPXE  = []string{"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=no", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no"}
+	serial = []string{"-machine", "graphics=off"} // a BIOS shows its screen on the serial port then
+)
+
+// ia32 makes a PC of BIOS's arguments one with 32-bit UEFI.
+func ia32(b *bench) lab.Config {
+	b.Helper()
+	vars := filepath.Join(b.dir, "vars32")
+	if out, err := exec.Command("cp", vars32, vars).CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	return lab.Config{Firmware: lab.BIOS, NIC: "virtio-net-pci,romfile=", Args: []string{
+		"-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
+		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + ovmf32,
+		"-drive", "if=pflash,unit=1,format=raw,file=" + vars}}
+}
 
 func TestFirmwareBootsTheAgent(t *testing.T) {
+	pc := func(c lab.Config) func(*bench) lab.Config { return func(*bench) lab.Config { return c } }
+	grub := []string{"script ^agent$", "http GET vmlinuz", "http GET initrd"}
 	tests := []struct {
-		name  string
-		pc    lab.Config
-		arch  uint16
-		http  bool
-		trail []string // "what detail", in any order
+		name   string
+		pc     func(*bench) lab.Config
+		change func(*vmServer)
+		want   Client
+		trail  []string // "what detail", in any order
 	}{
-		{"BIOS", lab.Config{Firmware: lab.BIOS}, 0, false,
-			[]string{"tftp ^undionly.kpxe$", "script ^agent$", "http GET vmlinuz", "http GET initrd"}},
-		{"UEFI", lab.Config{Firmware: lab.UEFI}, 7, false,
-			[]string{"tftp ^shimx64.efi$", "tftp ^grubx64.efi$", "tftp ^grub/grub.cfg$", "script ^agent$", "http GET vmlinuz", "http GET initrd"}},
-		{"SecureBoot", lab.Config{Firmware: lab.SecureBoot}, 7, false,
-			[]string{"tftp ^shimx64.efi$", "tftp ^grubx64.efi$", "tftp ^grub/grub.cfg$", "script ^agent$", "http GET vmlinuz", "http GET initrd"}},
-		{"UEFI HTTP", lab.Config{Firmware: lab.UEFI, Args: noPXE}, 16, true,
-			[]string{"http GET shimx64.efi", "http GET grubx64.efi", "http GET grub/grub.cfg", "script ^agent$", "http GET vmlinuz", "http GET initrd"}},
+		{"BIOS", pc(lab.Config{Firmware: lab.BIOS}), nil, Client{Arch: 0, IPXE: true},
+			append(grub, "tftp ^undionly.kpxe$")},
+		{"BIOS whose ROM is iPXE", pc(lab.Config{Firmware: lab.BIOS}), func(v *vmServer) { v.Plain = false }, Client{Arch: 0, IPXE: true}, grub},
+		{"BIOS e1000e", pc(lab.Config{Firmware: lab.BIOS, NIC: "e1000e"}), nil, Client{Arch: 0, IPXE: true},
+			append(grub, "tftp ^undionly.kpxe$")},
+		{"UEFI", pc(lab.Config{Firmware: lab.UEFI}), nil, Client{Arch: 7},
+			append(grub, "tftp ^shimx64.efi$", "tftp ^grubx64.efi$", "tftp ^grub/grub.cfg$")},
+		{"UEFI Secure Boot", pc(lab.Config{Firmware: lab.SecureBoot}), nil, Client{Arch: 7},
+			append(grub, "tftp ^shimx64.efi$", "tftp ^grubx64.efi$", "tftp ^grub/grub.cfg$")},
+		{"UEFI HTTP Boot", pc(lab.Config{Firmware: lab.UEFI, Args: noPXE}), nil, Client{Arch: 16, HTTPBoot: true},
+			append(grub, "http GET shimx64.efi", "http GET grubx64.efi", "http GET grub/grub.cfg")},
+		{"UEFI HTTP Boot, Secure Boot", pc(lab.Config{Firmware: lab.SecureBoot, Args: noPXE}), nil, Client{Arch: 16, HTTPBoot: true},
+			append(grub, "http GET shimx64.efi", "http GET grubx64.efi", "http GET grub/grub.cfg")},
+		{"UEFI IA32", ia32, nil, Client{Arch: 6},
+			append(grub, "tftp ^grubia32.efi$", "tftp ^grub/grub.cfg$")},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, nil)
-			pc := b.boot(tt.pc, `STUB-INIT .*refurb.token=abc-DEF_123`)
+			b := newBench(t, tt.change)
+			pc := b.boot(tt.pc(b), agentUp)
 			for _, want := range tt.trail {
 				what, detail, _ := strings.Cut(want, " ")
 				if !b.saw(what, detail) {
@@ -235,10 +271,177 @@ func TestFirmwareBootsTheAgent(t *testing.T) {
 			if len(b.asked) != 1 {
 				t.Fatalf("the desk was asked %d times, want once: %+v", len(b.asked), b.asked)
 			}
-			c := b.asked[0]
-			if c.MAC != pc.MAC || c.UUID != pc.UUID() || c.Arch != tt.arch || c.HTTPBoot != tt.http || !c.IP.IsValid() {
-				t.Errorf("the desk was told %+v; the PC is %s %s", c, pc.MAC, pc.UUID())
+			got := b.asked[0]
+			tt.want.MAC, tt.want.UUID, tt.want.IP = pc.MAC, pc.UUID(), got.IP
+			if got != tt.want || !got.IP.IsValid() {
+				t.Errorf("the desk was told %+v, want %+v", got, tt.want)
 			}
 		})
+	}
+}
+
+// A router next door hands out the addresses, with nothing about booting.
+func TestFirmwareBesideARouter(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		pc   lab.Config
+	}{
+		{"BIOS", lab.Config{Firmware: lab.BIOS}},
+		{"UEFI Secure Boot", lab.Config{Firmware: lab.SecureBoot}},
+		{"UEFI HTTP Boot", lab.Config{Firmware: lab.UEFI, Args: noPXE}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, func(v *vmServer) { v.Proxy = true })
+			b.router()
+			pc := b.boot(tt.pc, agentUp)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if len(b.asked) != 1 || b.asked[0].MAC != pc.MAC || b.asked[0].UUID != pc.UUID() || b.asked[0].IP.String() < "10.77.0.2" {
+				t.Errorf("the desk was asked %+v; the PC is %s %s", b.asked, pc.MAC, pc.UUID())
+			}
+		})
+	}
+}
+
+// router starts dnsmasq in a namespace of its own: two DHCP servers in one
+// would share the port.
+func (b *bench) router() {
+	b.Helper()
+	ns := b.lab.Name + "-r"
+	b.Cleanup(func() { _ = exec.Command("ip", "netns", "del", ns).Run() })
+	for _, cmd := range []string{
+		"ip netns add " + ns,
+		"ip -n " + b.lab.Name + " link add r0 type veth peer name r1 netns " + ns,
+		"ip -n " + b.lab.Name + " link set r0 master " + lab.Bridge + " up",
+		"ip -n " + ns + " addr add 10.77.0.2/24 dev r1",
+		"ip -n " + ns + " link set r1 up",
+		"ip -n " + ns + " link set lo up",
+	} {
+		if out, err := exec.Command("sh", "-c", cmd).CombinedOutput(); err != nil {
+			b.Fatalf("%s: %v: %s", cmd, err, out)
+		}
+	}
+	if _, err := b.lab.Start(io.Discard, "ip", "netns", "exec", ns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
+		"--interface=r1", "--bind-interfaces", "--user=root", "--no-ping", "--dhcp-range=10.77.0.150,10.77.0.160,1h",
+		"--dhcp-leasefile="+filepath.Join(b.dir, "dnsmasq.leases"), "--pid-file="); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func TestFirmwareStartsItsOwnDisk(t *testing.T) {
+	const up = "LOCAL-DISK-BOOT"
+	for _, tt := range []struct {
+		name string
+		pc   lab.Config
+		disk func(*bench) string
+		want string
+	}{
+		{"BIOS", lab.Config{Firmware: lab.BIOS}, (*bench).biosDisk, up},
+		{"UEFI", lab.Config{Firmware: lab.UEFI}, func(b *bench) string { return b.uefiDisk("/EFI/BOOT", "BOOTX64.EFI") }, up},
+		{"UEFI Secure Boot", lab.Config{Firmware: lab.SecureBoot}, func(b *bench) string { return b.uefiDisk("/EFI/BOOT", "BOOTX64.EFI") }, up},
+		{"UEFI without the fallback name", lab.Config{Firmware: lab.UEFI}, func(b *bench) string { return b.uefiDisk("/EFI/debian", "shimx64.efi") }, up},
+		{"UEFI, blank", lab.Config{Firmware: lab.UEFI}, (*bench).blankDisk, "nothing on it starts"},
+		{"BIOS, blank", lab.Config{Firmware: lab.BIOS, Args: serial}, (*bench).blankDisk, "nothing on it starts"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, func(v *vmServer) { v.Answer = Answer{Local: true} })
+			tt.pc.Disks = []lab.Disk{{Path: tt.disk(b)}}
+			b.boot(tt.pc, tt.want)
+			if !b.saw("script", "^own disk$") {
+				t.Error("no sighting of the script")
+			}
+		})
+	}
+}
+
+// biosDisk holds a boot sector that writes a word to the serial port.
+func (b *bench) biosDisk() string {
+	sector := make([]byte, 1<<20)
+	copy(sector, "\x31\xc0\x8e\xd8\xbe\x15\x7c\xba\xf8\x03\xac\x84\xc0\x74\x03\xee\xeb\xf8\xf4\xeb\xfd\r\nLOCAL-DISK-BOOT\r\n\x00")
+	sector[510], sector[511] = 0x55, 0xaa
+	write(b, b.dir, "disk", sector)
+	return filepath.Join(b.dir, "disk")
+}
+
+func (b *bench) blankDisk() string {
+	write(b, b.dir, "disk", make([]byte, 1<<20))
+	return filepath.Join(b.dir, "disk")
+}
+
+// uefiDisk is one FAT file system with the signed shim and GRUB.
+func (b *bench) uefiDisk(folder, shim string) string {
+	b.Helper()
+	disk := filepath.Join(b.dir, "disk")
+	write(b, b.dir, "grub.cfg", []byte("echo LOCAL-DISK-BOOT\nsleep 100\n"))
+	script := `set -e
+truncate -s 64M "$DISK"; mkfs.vfat -F 32 "$DISK" >/dev/null
+mmd -i "$DISK" ::/EFI "::$FOLDER" ::/grub
+mcopy -i "$DISK" "$FILES/shimx64.efi" "::$FOLDER/$SHIM"
+mcopy -i "$DISK" "$FILES/grubx64.efi" "::$FOLDER/grubx64.efi"
+mcopy -i "$DISK" "$DIR/grub.cfg" ::/grub/grub.cfg
+mcopy -i "$DISK" "$DIR/grub.cfg" "::$FOLDER/grub.cfg"`
+	cmd := exec.Command("sh", "-c", script)
+	cmd.Env = append(os.Environ(), "DISK="+disk, "FILES="+b.cfg.Files, "DIR="+b.dir, "FOLDER="+folder, "SHIM="+shim)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.Fatalf("disk: %v: %s", err, out)
+	}
+	return disk
+}
+
+func TestFirmwareTriesAgain(t *testing.T) {
+	once := map[string]int{"/boot/vmlinuz": 1, "/boot/initrd": 2}
+	never := map[string]int{"/boot/initrd": 1000}
+	for _, tt := range []struct {
+		name string
+		pc   lab.Config
+		fail map[string]int
+		want string
+	}{
+		{"BIOS", lab.Config{Firmware: lab.BIOS}, once, agentUp},
+		{"UEFI", lab.Config{Firmware: lab.UEFI}, once, agentUp},
+		{"BIOS in vain", lab.Config{Firmware: lab.BIOS, Args: serial}, never, "could not fetch its files"},
+		{"UEFI in vain", lab.Config{Firmware: lab.UEFI}, never, "could not fetch its files"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, func(v *vmServer) { v.Fail = tt.fail })
+			pc := b.boot(tt.pc, tt.want)
+			if tt.want != agentUp && bytes.Contains(pc.Log(), []byte("Kernel panic")) {
+				t.Error("a kernel was started without its initramfs")
+			}
+		})
+	}
+}
+
+func TestFirmwareShowsARefusal(t *testing.T) {
+	for _, cfg := range []lab.Config{{Firmware: lab.BIOS, Args: serial}, {Firmware: lab.UEFI}} {
+		t.Run(string(cfg.Firmware), func(t *testing.T) {
+			b := newBench(t, func(v *vmServer) { v.Refuse = `the records can't be written: "disk full" $HOME` })
+			b.boot(cfg, "the records can't be written: disk full HOME|the records cant be written: disk full HOME")
+		})
+	}
+}
+
+// GRUB's HTTP fails now and then when a PC boots again within seconds.
+func TestFirmwareBootsAgainAtOnce(t *testing.T) {
+	b := newBench(t, nil)
+	pc := b.boot(lab.Config{Firmware: lab.UEFI}, agentUp)
+	for range 3 {
+		if err := pc.WaitOff(b.ctx); err != nil {
+			t.Fatal(err)
+		}
+		n := len(regexp.MustCompile(agentUp).FindAll(pc.Log(), -1))
+		if err := pc.PowerOn(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pc.Expect(b.ctx, regexp.MustCompile(fmt.Sprintf("(?s)(%s.*){%d}", agentUp, n+1))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.asked {
+		if c.IP != b.asked[0].IP {
+			t.Errorf("the PC's address changed: %v", b.asked)
+		}
 	}
 }

@@ -125,6 +125,7 @@ type vmServer struct {
 	Proxy, Plain, Advert                        bool
 	Answer                                      Answer
 	Refuse                                      string
+	Fail                                        map[string]int // path → GETs that are answered 503 first
 }
 
 const vmServerVar = "REFURB_NETBOOT_SERVER"
@@ -161,6 +162,21 @@ func serveForVM() int {
 	}
 	e := echo.New()
 	e.Pre(CleanPath)
+	var mu sync.Mutex
+	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			mu.Lock()
+			fail := c.Request().Method == http.MethodGet && v.Fail[c.Request().URL.Path] > 0
+			if fail {
+				v.Fail[c.Request().URL.Path]--
+			}
+			mu.Unlock()
+			if fail {
+				return c.String(http.StatusServiceUnavailable, "not now\n")
+			}
+			return next(c)
+		}
+	})
 	s.Register(e)
 	ln, err := net.Listen("tcp", net.JoinHostPort(v.IP, "8080"))
 	if err != nil {
