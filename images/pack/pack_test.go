@@ -357,12 +357,17 @@ func TestRefusals(t *testing.T) {
 
 	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", good, p("over.qcow2"))
 	refuses(t, p("over.qcow2"), "backing file", Options{})
-	run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=200", good, p("luks.qcow2"))
-	refuses(t, p("luks.qcow2"), "encrypted", Options{})
+	run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "--object", "secret,id=s,data=x", "-o", "encrypt.format=aes,encrypt.key-secret=s", good, p("aes.qcow2"))
+	refuses(t, p("aes.qcow2"), "encrypted", Options{})
 	run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", "data_file="+p("outside.raw"), good, p("external.qcow2"))
 	refuses(t, p("external.qcow2"), "another file", Options{})
 	run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", good, p("plain.qcow2"))
 	q := read(t, p("plain.qcow2"))
+	// qemu-img makes LUKS by the processor's speed, and gives up on a busy one,
+	// so this one has the header of it only.
+	luks := bytes.Clone(q)
+	luks[35] = 2
+	refuses(t, file("luks.qcow2", luks), "encrypted", Options{})
 	refuses(t, file("cut.qcow2", q[:len(q)-(1<<20)]), "cut short", Options{})
 	refuses(t, file("head.qcow2", q[:200]), "cut short", Options{})
 	refuses(t, file("version.qcow2", append([]byte("QFI\xfb\x00\x00\x00\x09"), q[8:]...)), "version 9", Options{})

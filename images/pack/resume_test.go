@@ -72,10 +72,11 @@ func TestCancelAndResume(t *testing.T) {
 	for _, src := range []string{path, gz, xz, q} {
 		want, frames := wantFrames(t, src)
 		t.Run(filepath.Ext(src), func(t *testing.T) {
-			for stop := 0; stop < 11; stop++ {
-				if src != path {
-					stop += 2
-				}
+			stops := []int{1, 9}
+			if src == path {
+				stops = []int{0, 2, 5, 9, 10}
+			}
+			for _, stop := range stops {
 				images := t.TempDir()
 				d := openDepot(t, images)
 				ctx, cancel := context.WithCancel(t.Context())
