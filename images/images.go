@@ -71,6 +71,8 @@ type Frame struct {
 // read-back, so it differs between PCs: "checkin" holds wire.Checkin as JSON.
 // An image reserves one by a file whose content starts with SlotMark, the
 // slot's name and a newline, at a multiple of 512 bytes, Length bytes long.
+// Several slots may have one name (a file system can hold a stale copy of the
+// file): each of them is filled.
 type Slot struct {
 	Name   string `json:"name"`
 	Offset int64  `json:"offset"`
