@@ -54,7 +54,7 @@ func start(t *testing.T, ctx context.Context, firmware, disk string, more ...str
 	t.Helper()
 	dir := t.TempDir()
 	f := firmwares[firmware]
-	args := append([]string{"-nodefaults", "-no-reboot", "-accel", "tcg", "-cpu", "max", "-display", "none", "-vga", "std",
+	args := append([]string{"-nodefaults", "-no-reboot", "-accel", "tcg", "-cpu", "max", "-uuid", "2c9f1d64-0f4b-4a55-8c39-1b1d9a9b7c11", "-display", "none", "-vga", "std",
 		"-serial", "file:" + filepath.Join(dir, "serial"),
 		"-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:f1:57:b0",
 		"-drive", "if=none,id=d0,format=raw,cache=unsafe,file=" + disk, "-device", "virtio-blk-pci,drive=d0"}, more...)
@@ -184,7 +184,7 @@ func TestTinyStarts(t *testing.T) {
 			if s := pc(t, firmware); !strings.Contains(s, "REFURB-TINY checkin=ok") {
 				t.Fatal(s)
 			}
-			if first := <-got; first.Mode != f.mode || first.MAC != "52:54:00:f1:57:b0" || first.Root != "/dev/vda" || first.UUID == "" {
+			if first := <-got; first.Mode != f.mode || first.MAC != "52:54:00:f1:57:b0" || first.Root != "/dev/vda" || first.UUID != "2c9f1d64-0f4b-4a55-8c39-1b1d9a9b7c11" {
 				t.Errorf("%+v", first)
 			}
 		})

@@ -30,13 +30,15 @@ var desktopFiles embed.FS
 
 const (
 	suite     = "trixie"
-	keyring   = "/usr/share/keyrings/debian-archive-keyring.gpg"
 	rootLabel = "refurb-root"
 	rootUUID  = "5b0e7d3c-64a9-4d8e-9d34-1f6f7a0c2d11"
 	espBytes  = 128 * mib
 	rootAt    = espAt + espBytes
 	slack     = 384 * mib // free at the first start, before the file system grows
 )
+
+// keyrings are where Debian keeps the keys of its archive, the newer name first.
+var keyrings = []string{"/usr/share/keyrings/debian-archive-keyring.pgp", "/usr/share/keyrings/debian-archive-keyring.gpg"}
 
 // desktopMenu is all that lies on the EFI system partition: the real menu is
 // Debian's own, which follows the system's updates.
@@ -238,6 +240,10 @@ func get(ctx context.Context, url string) ([]byte, error) {
 
 // bootstrap installs the packages into root and lays the files over them.
 func bootstrap(ctx context.Context, o Options, f offer, laid, root string) error {
+	i := slices.IndexFunc(keyrings, func(p string) bool { _, err := os.Stat(p); return err == nil })
+	if i < 0 {
+		return errors.New("the keys of Debian's archive are missing: run \"make setup\"")
+	}
 	include := names("packages")
 	if f.firmware {
 		include = append(include, names("firmware")...)
@@ -245,7 +251,7 @@ func bootstrap(ctx context.Context, o Options, f offer, laid, root string) error
 		o.Log.Warn("the mirror has no non-free-firmware: Wi-Fi and graphics of many PCs will not work", "recipe", "debian-desktop")
 	}
 	args := []string{
-		"--mode=root", "--variant=apt", "--architectures=amd64", "--format=directory", "--keyring=" + keyring,
+		"--mode=root", "--variant=apt", "--architectures=amd64", "--format=directory", "--keyring=" + keyrings[i],
 		`--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Retries "3"`,
 		`--dpkgopt=path-exclude=/usr/share/man/*`, `--dpkgopt=path-exclude=/usr/share/doc/*`, `--dpkgopt=path-include=/usr/share/doc/*/copyright`,
 		"--include=" + strings.Join(include, ","),

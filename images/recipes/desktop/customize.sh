@@ -9,6 +9,8 @@ cp -R "$here/root/." "$root/"
 chroot "$root" sh -eu <<'EOF'
 chmod 0755 /usr/lib/refurb-desktop/*
 locale-gen >/dev/null
+python3 -B /usr/lib/refurb-desktop/words.py
+python3 -B -c 'import ast; ast.parse(open("/usr/lib/refurb-desktop/wizard.py").read())'
 echo 'LANG=en_US.UTF-8' >/etc/default/locale
 systemctl --quiet enable refurb-hostname.service refurb-first-start.service refurb-checkin.service
 # Its waiting would hold up every start of a PC without a cable.

@@ -156,6 +156,14 @@ WORDS = {
 }
 
 # Ukraine's official table for names (cabinet resolution 55 of 2010), without
-# its rules for a word's beginning: this is only a proposal.
-CYRILLIC = dict(zip("абвгґдеєжзиіїйклмнопрстуфхцчшщюя", (
-    "a b v h g d e ie zh z y i i i k l m n o p r s t u f kh ts ch sh shch iu ia").split()))
+# its rules for a word's beginning: this is only a proposal. The last ones are
+# letters of Russian names.
+CYRILLIC = dict(zip("абвгґдеєжзиіїйклмнопрстуфхцчшщюяыэё", (
+    "a b v h g d e ie zh z y i i i k l m n o p r s t u f kh ts ch sh shch iu ia y e io").split(), strict=True))
+CYRILLIC.update({"ь": "", "ъ": "", "’": "", "'": ""})
+
+if __name__ == "__main__":  # while the system is built: is anything left unsaid?
+    for code, (_, _, layout, zone) in LANGUAGES.items():
+        assert set(WORDS[code]) == set(WORDS["en"]), code
+        assert all(WORDS[code].values()), code
+        assert layout in [k[0] for k in KEYBOARDS] and zone in ZONES, code
