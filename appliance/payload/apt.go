@@ -63,7 +63,7 @@ Acquire::AllowInsecureRepositories "false";
 Acquire::AllowWeakRepositories "false";
 Acquire::AllowDowngradeToInsecureRepositories "false";
 Acquire::Languages "none";
-Acquire::Retries "3";
+Acquire::Retries "1";
 %[3]s`, dir, etc, settings)
 }
 
@@ -89,7 +89,7 @@ var aptSettings = regexp.MustCompile(`(?m)^Acquire::(?:` +
 // machineSettings reads them with apt's own parser.
 func machineSettings(ctx context.Context, etc string) (string, error) {
 	cmd := exec.CommandContext(ctx, "apt-config", "dump")
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "APT_CONFIG=")
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	if etc != "/etc/apt" {
 		cmd.Args = append(cmd.Args, "-o", "Dir::Etc="+etc)
 	}
@@ -114,7 +114,7 @@ func keepSettings(dump string) string {
 // continue.
 func (p *Packages) run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = filepath.Join(p.dir, "debs/partial")
+	cmd.Dir = filepath.Join(p.dir, "debs")
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "APT_CONFIG="+p.aptConfig())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }

@@ -30,7 +30,7 @@ type Options struct {
 	Refresh bool   // ask the mirror for newer packages
 	Log     *slog.Logger
 
-	keyring string // tests have an archive and a key of their own
+	tune func(*Packages) // tests have an archive and a key of their own
 }
 
 // kernelPackage stands for the newest kernel of the suite.
@@ -124,7 +124,9 @@ func (b *builder) openPackages(ctx context.Context) error {
 		return err
 	}
 	p.Log = b.Log
-	p.keyring = cmp.Or(b.keyring, p.keyring)
+	if b.tune != nil {
+		b.tune(p)
+	}
 	if b.Refresh {
 		p.Refresh()
 	}
@@ -218,6 +220,9 @@ func (b *builder) keep(name, input string) bool {
 }
 
 func (b *builder) put(name string, data []byte, pkg, version, input string) error {
+	if len(data) == 0 {
+		return fmt.Errorf("boot file %s: package %s has nothing in it", name, pkg)
+	}
 	f := File{
 		Name: name, Path: filepath.Join(b.Dir, "boot", name), SHA256: sum(data), Bytes: int64(len(data)),
 		Package: pkg, Version: version, Input: input,
@@ -322,7 +327,7 @@ func (b *builder) base(base []byte) ([]byte, error) {
 }
 
 // finish writes payload.json and removes boot files that are no longer listed.
-func (b *builder) finish(context.Context) error {
+func (b *builder) finish(ctx context.Context) error {
 	slices.SortFunc(b.out.Files, func(x, y File) int { return cmp.Compare(x.Name, y.Name) })
 	b.out.Sum = b.out.Digest()
 	data, err := json.MarshalIndent(b.out, "", "\t")
@@ -342,6 +347,9 @@ func (b *builder) finish(context.Context) error {
 				return fmt.Errorf("boot files: %w", err)
 			}
 		}
+	}
+	if err := b.packages.Prune(ctx); err != nil {
+		return err
 	}
 	b.Log.Info("boot files are ready", "payload", b.out.Describe())
 	return nil

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
@@ -31,7 +32,8 @@ func options(t *testing.T, a *archive) Options {
 	return Options{
 		Dir: filepath.Join(dir, "payload"), Agent: filepath.Join(dir, "agent"), Base: filepath.Join(dir, "base.cpio"),
 		Pin: base64.StdEncoding.EncodeToString(make([]byte, 32)), Key: make(ed25519.PublicKey, 32),
-		Version: "test", Mirror: a.url(), keyring: a.keyring,
+		Version: "test", Mirror: a.url(),
+		tune: func(p *Packages) { p.keyring, p.wait = a.keyring, time.Millisecond },
 	}
 }
 
@@ -247,6 +249,7 @@ func TestCancelledBuildIsNoPayload(t *testing.T) {
 			if n, _ := a.count(kernelDeb); n > 0 {
 				cancel()
 			}
+			time.Sleep(time.Millisecond)
 		}
 	}()
 	if _, err := Build(ctx, o); !errors.Is(err, context.Canceled) {
@@ -315,6 +318,47 @@ func TestRefreshTakesNewer(t *testing.T) {
 	}
 	if n, _ := a.count(kernelDeb); n != 1 {
 		t.Errorf("the kernel was fetched %d times", n)
+	}
+	cache := filepath.Join(filepath.Dir(o.Dir), "cache")
+	if shims, _ := filepath.Glob(filepath.Join(cache, "unpacked/shim-signed_*")); len(shims) != 1 {
+		t.Errorf("older versions were left: %v", shims)
+	}
+	if debs, _ := os.ReadDir(filepath.Join(cache, "debs")); len(debs) != 0 {
+		t.Errorf("downloads were left: %v", debs)
+	}
+}
+
+// A refresh without a network fails and leaves what was there.
+func TestRefreshWithoutNetwork(t *testing.T) {
+	a := debian(t)
+	o := options(t, a)
+	if _, err := Build(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	a.srv.Close()
+	o.Refresh = true
+	if _, err := Build(t.Context(), o); err == nil || !strings.Contains(err.Error(), "check the network") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := Open(o.Dir); err != nil {
+		t.Errorf("the payload was lost: %v", err)
+	}
+	o.Refresh = false
+	if _, err := Build(t.Context(), o); err != nil {
+		t.Errorf("a build without a network: %v", err)
+	}
+}
+
+// A mirror may be a folder: a disk that somebody brought along.
+func TestMirrorInAFolder(t *testing.T) {
+	a := debian(t)
+	o := options(t, a)
+	o.Mirror = "file:" + a.root
+	if _, err := Build(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if a.requests() != 0 {
+		t.Error("the server was asked")
 	}
 }
 

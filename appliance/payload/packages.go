@@ -2,12 +2,9 @@ package payload
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -60,7 +57,9 @@ type Packages struct {
 	mu      sync.Mutex
 	known   map[string]Package // by the name that was asked for
 	updated bool
-	refresh bool // don't trust known until the lists were read
+	// What was asked for anew since Refresh; nil without one.
+	refreshed map[string]bool
+	wait      time.Duration // before a second try, twice that before a third
 }
 
 // keyrings are where Debian keeps its archive keys, the newer name first.
@@ -79,7 +78,7 @@ func OpenPackages(dir string, mirror string) (*Packages, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Packages{from: from, etc: "/etc/apt"}
+	p := &Packages{from: from, etc: "/etc/apt", wait: 2 * time.Second}
 	for _, k := range keyrings {
 		if _, err := os.Stat(k); err == nil {
 			p.keyring = k
@@ -94,7 +93,7 @@ func OpenPackages(dir string, mirror string) (*Packages, error) {
 
 // prepare makes the folders.
 func (p *Packages) prepare() error {
-	for _, d := range []string{"apt/lists/partial", "apt/archives/partial", "apt/sources.list.d", "debs/partial", "unpacked"} {
+	for _, d := range []string{"apt/lists/partial", "apt/archives/partial", "apt/sources.list.d", "debs", "unpacked"} {
 		if err := os.MkdirAll(filepath.Join(p.dir, d), 0o755); err != nil {
 			return fmt.Errorf("package cache: %w", err)
 		}
@@ -118,12 +117,15 @@ func (p *Packages) recall() error {
 	return nil
 }
 
-// Refresh forgets which versions were taken, so that the next Fetch asks the
-// archive for the newest. What is still the newest is not fetched again.
+// Mirror is the archive that packages come from, as apt wants it in a source.
+func (p *Packages) Mirror() string { return p.from.Main }
+
+// Refresh makes the next Fetch of a package ask the archive for its newest
+// version. What is the newest already is not fetched again.
 func (p *Packages) Refresh() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.refresh, p.updated = true, false
+	p.refreshed, p.updated = map[string]bool{}, false
 }
 
 // Fetch downloads and unpacks packages and says where each lies, by the name
@@ -139,13 +141,6 @@ func (p *Packages) Fetch(ctx context.Context, names ...string) (map[string]strin
 	defer unlock()
 	if err := p.recall(); err != nil {
 		return nil, err
-	}
-	if p.refresh {
-		// Keep what is known should the network be gone.
-		if err := p.update(ctx); err != nil {
-			return nil, err
-		}
-		p.known, p.refresh = map[string]Package{}, false
 	}
 	roots := map[string]string{}
 	for _, n := range names {
@@ -174,6 +169,9 @@ func (p *Packages) fetch(ctx context.Context, name string) (Package, error) {
 		return Package{}, fmt.Errorf("%q is no name of a Debian package", name)
 	}
 	pkg, ok := p.known[name]
+	if p.refreshed != nil && !p.refreshed[name] {
+		ok = false
+	}
 	if ok && pkg.Absent {
 		return pkg, ErrNoPackage
 	}
@@ -184,8 +182,7 @@ func (p *Packages) fetch(ctx context.Context, name string) (Package, error) {
 		}
 		var err error
 		if pkg, uri, err = p.resolve(ctx, name); errors.Is(err, ErrNoPackage) {
-			p.known[name] = Package{Name: name, Absent: true}
-			return pkg, errors.Join(err, p.remember())
+			return pkg, errors.Join(err, p.remember(name, Package{Name: name, Absent: true}))
 		} else if err != nil {
 			return pkg, err
 		}
@@ -211,13 +208,16 @@ func (p *Packages) fetch(ctx context.Context, name string) (Package, error) {
 		}
 	}
 	if !ok {
-		p.known[name] = pkg
-		return pkg, p.remember()
+		return pkg, p.remember(name, pkg)
 	}
 	return pkg, nil
 }
 
-func (p *Packages) remember() error {
+func (p *Packages) remember(name string, pkg Package) error {
+	p.known[name] = pkg
+	if p.refreshed != nil {
+		p.refreshed[name] = true
+	}
 	b, err := json.MarshalIndent(p.known, "", "\t")
 	if err != nil {
 		return err
@@ -237,16 +237,23 @@ func (p *Packages) update(ctx context.Context) error {
 	if err := p.configure(ctx); err != nil {
 		return err
 	}
+	if p.refreshed != nil {
+		// With its lists from before, apt would take a dead network for no news.
+		lists := filepath.Join(p.dir, "apt/lists")
+		if err := errors.Join(os.RemoveAll(lists), os.MkdirAll(filepath.Join(lists, "partial"), 0o755)); err != nil {
+			return fmt.Errorf("package cache: %w", err)
+		}
+	}
 	p.log().Info("reading the package lists", "suite", Suite)
 	var said error
 	for try := range 3 {
 		if try > 0 {
-			if err := pause(ctx, time.Duration(try)*2*time.Second); err != nil {
+			if err := pause(ctx, time.Duration(try)*p.wait); err != nil {
 				return err
 			}
 		}
 		// An error may be of a part that isn't needed: what counts is what came.
-		_, said = p.run(ctx, "apt-get", "update")
+		_, said = p.run(ctx, "apt-get", "update", "-o", "APT::Update::Error-Mode=any")
 		have, err := p.targets(ctx)
 		if err != nil {
 			return err
@@ -261,6 +268,9 @@ func (p *Packages) update(ctx context.Context) error {
 			if !slices.Contains(have, want) {
 				p.log().Warn("the mirror does not serve a part of Debian; going on without it", "part", want)
 			}
+		}
+		if said != nil {
+			p.log().Warn("not all package lists are up to date; going on with those there are", "apt", said)
 		}
 		p.updated = true
 		return nil
@@ -330,59 +340,42 @@ func parseURI(out string) (Package, string, error) {
 	return Package{Bytes: n, SHA256: m[4]}, m[1], nil
 }
 
-// download leaves the .deb in debs/. What a broken connection left in
-// debs/partial is continued, if the server can.
+// download leaves the .deb in debs/. What a broken connection left there is
+// continued, if the server can.
 //
 // "apt-get download" would begin anew each time; apt's own helper asks for the
 // rest. It gets the checksum from the signed lists, and we check it again.
 func (p *Packages) download(ctx context.Context, pkg Package, uri string) (string, error) {
-	name := pkg.dir() + ".deb"
-	final := filepath.Join(p.dir, "debs", name)
-	if err := checkFile(final, pkg.Bytes, pkg.SHA256); err == nil {
-		return final, nil
+	deb := filepath.Join(p.dir, "debs", pkg.dir()+".deb")
+	if err := checkFile(deb, pkg.Bytes, pkg.SHA256); err == nil {
+		return deb, nil
 	}
-	part := filepath.Join(p.dir, "debs/partial", name)
 	p.log().Info("downloading", "package", pkg.Name, "version", pkg.Version, "bytes", pkg.Bytes)
 	var said error
 	for try := range 4 {
 		if try > 0 {
-			if err := pause(ctx, time.Duration(try)*2*time.Second); err != nil {
+			if err := pause(ctx, time.Duration(try)*p.wait); err != nil {
 				return "", err
 			}
 		}
-		_, said = p.run(ctx, "/usr/lib/apt/apt-helper", "download-file", uri, part, "SHA256:"+pkg.SHA256)
+		_, said = p.run(ctx, "/usr/lib/apt/apt-helper", "download-file", uri, deb, "SHA256:"+pkg.SHA256)
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
 		if said != nil {
 			continue
 		}
-		if said = checkFile(part, pkg.Bytes, pkg.SHA256); said != nil {
-			os.Remove(part)
+		if said = checkFile(deb, pkg.Bytes, pkg.SHA256); said != nil {
+			os.Remove(deb)
 			continue
 		}
-		return final, keep(part, final)
+		return deb, nil
 	}
 	return "", fmt.Errorf("download failed: %w (what came so far is kept: run it again)", said)
 }
 
-// keep moves a checked download to its place. From a mirror on this machine
-// apt makes a link instead of a copy.
-func keep(part, final string) error {
-	if target, err := os.Readlink(part); err == nil {
-		b, err := os.ReadFile(target)
-		if err != nil {
-			return err
-		}
-		if err := writeFile(final, b, 0o644); err != nil {
-			return err
-		}
-		return os.Remove(part)
-	}
-	return os.Rename(part, final)
-}
-
-// unpack lays the package's files out under its root, all or nothing.
+// unpack lays the package's files out under its root, all or nothing, and drops
+// the .deb.
 func (p *Packages) unpack(ctx context.Context, deb string, pkg Package) error {
 	tmp := pkg.Root + ".part"
 	if err := os.RemoveAll(tmp); err != nil {
@@ -391,10 +384,58 @@ func (p *Packages) unpack(ctx context.Context, deb string, pkg Package) error {
 	if _, err := p.run(ctx, "dpkg-deb", "-x", deb, tmp); err != nil {
 		return err
 	}
+	// After a power cut, the folder's name must not stand for files whose
+	// content never reached the disk.
+	f, err := os.Open(tmp)
+	if err != nil {
+		return err
+	}
+	err = unix.Syncfs(int(f.Fd()))
+	f.Close()
+	if err != nil {
+		return err
+	}
 	if err := os.RemoveAll(pkg.Root); err != nil {
 		return err
 	}
-	return os.Rename(tmp, pkg.Root)
+	if err := os.Rename(tmp, pkg.Root); err != nil {
+		return err
+	}
+	return os.Remove(deb)
+}
+
+// Prune removes what no package that is known needs any more: older versions,
+// and downloads that were broken off.
+func (p *Packages) Prune(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	unlock, err := lockFile(ctx, filepath.Join(p.dir, "lock"))
+	if err != nil {
+		return fmt.Errorf("package cache: %w", err)
+	}
+	defer unlock()
+	if err := p.recall(); err != nil {
+		return err
+	}
+	needed := map[string]bool{}
+	for _, pkg := range p.known {
+		needed[pkg.dir()] = true
+	}
+	for _, dir := range []string{"unpacked", "debs"} {
+		entries, err := os.ReadDir(filepath.Join(p.dir, dir))
+		if err != nil {
+			return fmt.Errorf("package cache: %w", err)
+		}
+		for _, e := range entries {
+			if needed[e.Name()] {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(p.dir, dir, e.Name())); err != nil {
+				return fmt.Errorf("package cache: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 func (p *Packages) log() *slog.Logger {
@@ -402,77 +443,4 @@ func (p *Packages) log() *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return p.Log
-}
-
-// checkFile compares a file's size and SHA-256.
-func checkFile(name string, size int64, sum string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	if err != nil {
-		return err
-	}
-	if n != size {
-		return fmt.Errorf("%s has %d bytes, expected %d", filepath.Base(name), n, size)
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
-		return fmt.Errorf("%s has the SHA-256 %s, expected %s", filepath.Base(name), got, sum)
-	}
-	return nil
-}
-
-// writeFile replaces a file at once: other readers see the old or the new one.
-func writeFile(name string, b []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if _, err = f.Write(b); err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
-}
-
-// lockFile keeps other programs out until the returned function is called.
-func lockFile(ctx context.Context, name string) (func(), error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if err == unix.EWOULDBLOCK {
-			err = pause(ctx, 200*time.Millisecond)
-		}
-		if err != nil {
-			f.Close()
-			return nil, err
-		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path"
@@ -186,16 +185,4 @@ func parseDeb822(b []byte) []map[string]string {
 		}
 	}
 	return out
-}
-
-// readBounded reads a file of at most limit bytes.
-func readBounded(name string, limit int64) ([]byte, error) {
-	st, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() || st.Size() > limit {
-		return nil, fmt.Errorf("%s: %w (%d bytes, at most %d are read)", name, fs.ErrInvalid, st.Size(), limit)
-	}
-	return os.ReadFile(name)
 }
