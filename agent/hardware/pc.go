@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"refurb/agent/wire"
 )
 
@@ -25,7 +27,10 @@ func readFirmware(t tree) (wire.Firmware, []string) {
 	case !ok || n != 64:
 		problems = append(problems, "firmware: the kernel doesn't say whether UEFI is 32 or 64 bit; taken as 64")
 	}
-	var err error
+	err := mountVariables(t)
+	if err != nil {
+		return f, append(problems, problem("Secure Boot", err))
+	}
 	if f.SecureBoot, err = efiFlag(t, "SecureBoot"); err != nil {
 		problems = append(problems, problem("Secure Boot", err))
 	}
@@ -35,15 +40,29 @@ func readFirmware(t tree) (wire.Firmware, []string) {
 	return f, problems
 }
 
+const efiVars = "sys/firmware/efi/efivars"
+
+// mountVariables makes the firmware's variables readable on the PC itself. init
+// tries to, before the kernel has the module for it.
+func mountVariables(t tree) error {
+	if t != "/" || len(t.names(efiVars)) > 0 {
+		return nil
+	}
+	err := unix.Mount("efivarfs", t.path(efiVars), "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if err != nil && err != unix.EBUSY {
+		return fmt.Errorf("mount the firmware's variables: %w", err)
+	}
+	return nil
+}
+
 // efiFlag reads a one-byte variable of UEFI's global GUID (UEFI 2.10, 3.3):
 // efivarfs gives four bytes of attributes first. A firmware without the variable
 // knows no Secure Boot: nil and no error.
 func efiFlag(t tree, name string) (*bool, error) {
-	const vars = "sys/firmware/efi/efivars"
-	b, err := t.bytes(vars, name+"-8be4df61-93ca-11d2-aa0d-00e098032b8c")
+	b, err := t.bytes(efiVars, name+"-8be4df61-93ca-11d2-aa0d-00e098032b8c")
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && len(t.names(vars)) == 0:
-		return nil, errors.New("the firmware's variables are not there; efivarfs may not be mounted")
+	case errors.Is(err, fs.ErrNotExist) && len(t.names(efiVars)) == 0:
+		return nil, errors.New("the firmware's variables are not there")
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case err != nil:

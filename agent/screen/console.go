@@ -163,10 +163,10 @@ func (c *console) close() {
 
 // colours of the text screen: ground and ink of a state, and the two swapped.
 var ansi = map[Kind]struct{ plain, inverse string }{
-	Working: {"\x1b[0;1;37;44m", "\x1b[0;34;47m"},
+	Working: {"\x1b[0;1;37;44m", "\x1b[0;30;47m"},
 	Waiting: {"\x1b[0;30;43m", "\x1b[0;1;33;40m"},
-	Done:    {"\x1b[0;1;37;42m", "\x1b[0;32;47m"},
-	Failed:  {"\x1b[0;1;37;41m", "\x1b[0;31;47m"},
+	Done:    {"\x1b[0;1;37;42m", "\x1b[0;30;47m"},
+	Failed:  {"\x1b[0;1;37;41m", "\x1b[0;30;47m"},
 }
 
 // digits of three by five.
@@ -181,7 +181,6 @@ var digits = map[rune][5]string{
 	'7': {"###", "  #", "  #", "  #", "  #"},
 	'8': {"###", "# #", "###", "# #", "###"},
 	'9': {"###", "# #", "###", "  #", "###"},
-	'-': {"   ", "   ", "###", "   ", "   "},
 }
 
 var marks = map[Kind]string{Working: "...", Waiting: "(!)", Done: "[OK]", Failed: "[X]"}
@@ -200,7 +199,7 @@ func Text(v View, cols, rows int) string {
 		big = 1
 	}
 	t.skip(rows / 24)
-	number := "-"
+	number := ""
 	if v.Number > 0 {
 		number = strconv.Itoa(v.Number)
 	}
@@ -212,8 +211,9 @@ func Text(v View, cols, rows int) string {
 		number = ""
 	}
 	for i := range 5 * big {
-		if number == "" {
-			break
+		if number == "" { // the lines stay free until there is one
+			t.skip(1)
+			continue
 		}
 		var row strings.Builder
 		for _, r := range number {
@@ -225,6 +225,9 @@ func Text(v View, cols, rows int) string {
 	}
 	t.skip(1)
 	t.words(marks[v.Kind]+" "+v.Title, 2)
+	if v.Detail != "" && rows >= 24 {
+		t.skip(1)
+	}
 	t.words(v.Detail, 4)
 	if v.Percent >= 0 {
 		t.skip(1)
