@@ -90,6 +90,38 @@ type Say struct {
 	Text  string
 }
 
+// fixed are sentences that the appliance writes in English and that mean the
+// same every time, so that they can be said in any language.
+var fixed = map[string]string{
+	"No lot is open":                                               "why.lot",
+	"No image is chosen":                                           "why.image",
+	"This disk holds something":                                    "why.holds",
+	"The disk is blank and waits for approval":                     "why.blank",
+	"The PC restarted before its disk was finished":                "why.restart",
+	"The approval has expired after ten minutes":                   "why.expired",
+	"The approved disk is no longer there":                         "why.diskgone",
+	"The approved disk now holds something else":                   "why.diskchanged",
+	"Cancelled on the dashboard":                                   "why.cancelled",
+	"No disk was found in this PC":                                 "why.nodisk",
+	"The PC answers again":                                         "why.answers",
+	"Put a disk in, or check its cable, and ask for imaging again": "next.nodisk",
+	"Put an internal disk in and ask for imaging again":            "next.internal",
+	"To image this PC after all, ask for it on the device page":    "next.again",
+	"To image this PC again, ask for it on the device page":        "next.again",
+	"Ask for imaging again; if it happens twice, put the PC aside": "next.twice",
+	"Look what happened and approve the disk on the device page":   "next.approve",
+	"Approve it on the device page":                                "next.approve",
+}
+
+// english is a sentence of the appliance or of an agent.
+func english(s string) Say {
+	s = clean(s, maxNote)
+	if id := fixed[s]; id != "" {
+		return Say{ID: id}
+	}
+	return Say{Text: s}
+}
+
 func (s Say) Empty() bool { return s.ID == "" && s.Text == "" }
 
 // cardOf shows one device.
@@ -170,7 +202,7 @@ func modelOf(id wire.Identity) string {
 // whyOf says why a job stands still, in the reader's language where the state
 // says it all; the appliance's own English words carry the detail otherwise.
 func whyOf(j *workshop.Job) Say {
-	text := Say{Text: clean(j.Reason, maxNote)}
+	text := english(j.Reason)
 	switch j.State {
 	case workshop.JobLost:
 		return Say{ID: "why.lost"}
@@ -187,6 +219,9 @@ func whyOf(j *workshop.Job) Say {
 		case workshop.HoldRestart:
 			return Say{ID: "why.restart"}
 		case workshop.HoldApproval:
+			if text.ID != "" && text.ID != "why.holds" {
+				return text
+			}
 			switch j.Class {
 			case wire.ClassBlank:
 				return Say{ID: "why.blank"}
@@ -215,7 +250,7 @@ func nextOf(j *workshop.Job) Say {
 	case j.Hold.Approvable():
 		return Say{ID: "next.approve"}
 	}
-	return Say{Text: clean(j.Next, maxNote)}
+	return english(j.Next)
 }
 
 // order of the bench: by group, failures before holds, then by number, so that

@@ -204,7 +204,15 @@ func (d *Dashboard) render(c echo.Context, status int, name string, p page) erro
 	if p.Head == "" {
 		p.Head = w.T(p.Title)
 	}
-	if u, ok := userOf(c); ok {
+	u, ok := userOf(c)
+	if !ok {
+		// An address that is nobody's has no guard, and a page that says so
+		// still shows the way back to who is logged in.
+		var err error
+		u, err = d.who(c, false)
+		ok = err == nil && u.ID != ""
+	}
+	if ok {
 		p.User, p.Admin = &u, u.Role >= Admin
 	}
 	if p.Flash == nil {

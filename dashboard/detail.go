@@ -110,7 +110,7 @@ type JobLine struct {
 	Look
 	When  time.Time
 	Image string
-	Why   string
+	Why   Say
 }
 
 // detailOf shows one device to somebody of a role.
@@ -145,7 +145,7 @@ func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 	}
 	for i, j := range v.Jobs {
 		if i > 0 && i <= 20 {
-			d.Jobs = append(d.Jobs, JobLine{looks[j.State], j.Changed, clean(j.ImageName, maxLine), clean(j.Reason, maxNote)})
+			d.Jobs = append(d.Jobs, JobLine{looks[j.State], j.Changed, clean(j.ImageName, maxLine), english(j.Reason)})
 		}
 	}
 	rep := v.Report
@@ -205,6 +205,9 @@ func proofOf(j *workshop.Job) *Proof {
 	}
 	if s := o.WriteTime.Seconds(); s > 0 {
 		p.Rate = int64(float64(o.Raw) / s)
+	}
+	if p.Written+p.ReadBack == 0 && p.Took == 0 && len(p.Finish)+len(p.Warnings) == 0 {
+		return nil
 	}
 	return p
 }

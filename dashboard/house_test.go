@@ -161,7 +161,10 @@ func newHouse(t *testing.T) *house {
 
 type testLog struct{ t *testing.T }
 
-func (l testLog) Write(b []byte) (int, error) { l.t.Log(strings.TrimSpace(string(b))); return len(b), nil }
+func (l testLog) Write(b []byte) (int, error) {
+	l.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
 
 // user makes somebody and returns their id.
 func (h *house) user(name string, r Role) User {

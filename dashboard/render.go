@@ -80,14 +80,15 @@ func loadPages(langs *languages) (*pages, error) {
 // wordFuncs are the template functions that speak a language.
 func wordFuncs(w *words) template.FuncMap {
 	return template.FuncMap{
-		"lang":   func() *words { return w },
-		"t":      w.T,
-		"n":      w.N,
-		"say":    w.Say,
-		"size":   w.Size,
-		"memory": w.Memory,
-		"rate":   w.Rate,
-		"left":   w.Left,
+		"lang":    func() *words { return w },
+		"t":       w.T,
+		"n":       w.N,
+		"say":     w.Say,
+		"english": func(s string) template.HTML { return w.Say(Say{Text: s}) },
+		"size":    w.Size,
+		"memory":  w.Memory,
+		"rate":    w.Rate,
+		"left":    w.Left,
 		"fact": func(name string) string {
 			if strings.HasPrefix(name, "fact.") {
 				return w.T(name)

@@ -65,8 +65,8 @@ func (d *Dashboard) firstUser(c echo.Context) (User, error) {
 		return User{}, &slow{wait}
 	}
 	// Hashes have one length, so that nothing is told by the time it takes.
-	typed := sha256.Sum256([]byte(strings.TrimSpace(c.FormValue("code"))))
-	right := sha256.Sum256([]byte(d.cfg.Code))
+	typed := sha256.Sum256([]byte(plainCode(c.FormValue("code"))))
+	right := sha256.Sum256([]byte(plainCode(d.cfg.Code)))
 	if subtle.ConstantTimeCompare(typed[:], right[:]) != 1 || d.cfg.Code == "" {
 		d.cfg.Log.Warn("wrong first-run code", "from", addressOf(c.Request()))
 		return User{}, &refused{http.StatusForbidden, "setup.wrong", "setup.wrong.next"}
@@ -85,4 +85,9 @@ func (d *Dashboard) firstUser(c echo.Context) (User, error) {
 		return User{}, fmt.Errorf("the first user: %w", err)
 	}
 	return u, nil
+}
+
+// plainCode is a code without what people leave out or add when they copy it.
+func plainCode(s string) string {
+	return strings.ToUpper(strings.NewReplacer(" ", "", "-", "").Replace(s))
 }

@@ -15,7 +15,7 @@ type StoryLine struct {
 	When time.Time
 	What Say
 	Who  Say
-	Why  string
+	Why  Say
 }
 
 // storyOf tells a history, newest first. Steps that say nothing to people stay
@@ -24,10 +24,10 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 	var lines []StoryLine
 	for i := len(events) - 1; i >= 0; i-- {
 		e := events[i]
-		if e.Kind == "payload" {
-			continue
+		if e.Kind == "payload" || e.Kind == "job" && e.To == string(workshop.Reported) {
+			continue // the latter is the report's shadow
 		}
-		l := StoryLine{Look: lookNone, When: e.Time, What: Say{Text: clean(e.Kind, maxLine)}, Who: actorOf(e.Actor, people), Why: clean(e.Reason, maxNote)}
+		l := StoryLine{Look: lookNone, When: e.Time, What: Say{Text: clean(e.Kind, maxLine)}, Who: actorOf(e.Actor, people), Why: english(e.Reason)}
 		l.Icon = "dash"
 		switch e.Kind {
 		case "job":
@@ -43,6 +43,8 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 			l.Tone, l.Icon, l.What = toneHold, "hand", Say{ID: "story.hold"}
 		case "image_again":
 			l.Tone, l.Icon, l.What = toneRun, "again", Say{ID: "story.image_again"}
+		case "late_outcome":
+			l.Tone, l.Icon, l.What = toneIdle, "clock", Say{ID: "story.late_outcome"}
 		case "checkin":
 			l.Tone, l.Icon, l.What = toneDone, "check2", Say{ID: "story.checkin"}
 		case "device_moved":

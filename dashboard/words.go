@@ -155,17 +155,27 @@ func (w *words) Size(n int64) string {
 	if i < 2 {
 		f = float64(int64(f + .5))
 	}
-	return w.number(f) + "\u00a0" + w.T("unit."+units[i])
+	return w.measure(f, units[i])
 }
 
 // Memory in binary gigabytes, which shops call GB.
 func (w *words) Memory(n int64) string {
-	return w.number(float64(n)/(1<<30)) + "\u00a0" + w.T("unit.GB")
+	return w.measure(float64(n)/(1<<30), "GB")
 }
 
 // Rate in bytes per second.
 func (w *words) Rate(n int64) string {
-	return w.number(float64(n)/1e6) + "\u00a0" + w.T("unit.MBs")
+	return w.measure(float64(n)/1e6, "MBs")
+}
+
+// measure joins a number and its unit. Latin units keep their order in a text
+// that runs the other way.
+func (w *words) measure(f float64, unit string) string {
+	s := w.number(f) + "\u00a0" + w.T("unit."+unit)
+	if w.Dir == "rtl" {
+		s = "\u2066" + s + "\u2069"
+	}
+	return s
 }
 
 // Left is how long something still takes, rounded so that it doesn't flicker.
