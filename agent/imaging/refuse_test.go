@@ -1,0 +1,241 @@
+package imaging
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"refurb/agent/wire"
+	"refurb/images"
+)
+
+// What can't work is refused before the first write, with a cause and a step.
+func TestRefused(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		change      func(p *picture, d *memory, j *Job)
+		cause, next string
+	}{
+		{"disk too small", func(p *picture, d *memory, j *Job) { d.data = d.data[:8<<20] }, "too small", "larger disk"},
+		{"one block too small", func(p *picture, d *memory, j *Job) { d.data = d.data[:9<<20-512] }, "too small", "larger disk"},
+		{"blocks of 4096", func(p *picture, d *memory, j *Job) { d.block = 4096 }, "blocks of 4096 bytes, the image is made for 512", "image made for such disks"},
+		{"slot too short", func(p *picture, d *memory, j *Job) {
+			p.m.Slots = []images.Slot{{Name: "checkin", Offset: 2 << 20, Length: 512}}
+			j.Slots = map[string][]byte{"checkin": make([]byte, 513)}
+		}, "slot", "coordinator"},
+		{"damaged table", func(p *picture, d *memory, j *Job) { p.raw[1024+40]++; p.pack(t, 512) }, "entries' checksum", "made again"},
+		{"nothing that could grow", func(p *picture, d *memory, j *Job) { p.m.Grow = 3 }, "partition 3", "made again"},
+		{"something behind what grows", func(p *picture, d *memory, j *Job) { p.m.Grow = 1 }, "partition 2 lies behind", "made again"},
+		{"frame 0 is damaged on the appliance", func(p *picture, d *memory, j *Job) { p.frames[99]++ }, "image on the appliance is damaged: frame 0", "import it again"},
+		{"image gone", func(p *picture, d *memory, j *Job) { j.FramesURL += "/gone" }, "404", "choose the image"},
+		{"no appliance", func(p *picture, d *memory, j *Job) {
+			j.FramesURL = "http://127.0.0.1:9/"
+			j.Patience = 300 * time.Millisecond
+		}, "no byte of the image", "cable"},
+		{"may not start", func(p *picture, d *memory, j *Job) {
+			j.Started = func(context.Context) error { return &wire.Error{Message: "not approved", Next: "approve it"} }
+		}, "not approved", "approve it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := paint(t, 1, 9<<20, 512)
+			d := newMemory(16<<20, 512)
+			j := p.job("")
+			url := p.serve(t, func(h http.Handler) http.Handler {
+				mux := http.NewServeMux()
+				mux.Handle("/frames", h)
+				return mux
+			})
+			j.FramesURL = url + "/frames"
+			c.change(p, d, &j)
+			j.Manifest = p.m
+			out, table := Write(t.Context(), d, j, new(Meter))
+			if out.Result != wire.Failed || table != nil || !strings.Contains(out.Cause, c.cause) || !strings.Contains(out.Next, c.next) {
+				t.Errorf("%+v", out)
+			}
+			if d.writes > 0 || len(d.wrong) > 0 {
+				t.Errorf("%d writes, %v", d.writes, d.wrong)
+			}
+		})
+	}
+}
+
+// A later frame that is wrong on the appliance is fetched three times again,
+// then blamed on the appliance.
+func TestDamagedFrame(t *testing.T) {
+	p := paint(t, 0, 17<<20, 512)
+	last := p.m.Frames[len(p.m.Frames)-1]
+	p.frames[last.Offset+last.Length/2] ^= 1
+	d := newMemory(32<<20, 512)
+	m := new(Meter)
+	out, _ := Write(t.Context(), d, p.job(p.serve(t, nil)), m)
+	if out.Result != wire.Failed || !strings.Contains(out.Cause, "the image on the appliance is damaged: frame 4") || out.Retries != maxRefetch {
+		t.Fatalf("%+v", out)
+	}
+	judge(t, p, d, Job{}, out, false)
+}
+
+// A connection that breaks goes on where it stopped: no byte travels twice.
+func TestResume(t *testing.T) {
+	p := paint(t, 0, 17<<20, 512)
+	var n atomic.Int64
+	url := p.serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if k := n.Add(1); k%2 == 1 {
+				w.(http.Flusher).Flush()
+				h.ServeHTTP(&limited{ResponseWriter: w, left: int(1000 * k)}, r)
+				panic(http.ErrAbortHandler)
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	d := newMemory(32<<20, 512)
+	j := p.job(url)
+	out, _ := Write(t.Context(), d, j, new(Meter))
+	judge(t, p, d, j, out, false)
+	if out.Result != wire.Done || out.Retries == 0 {
+		t.Fatalf("%+v", out)
+	}
+	if extra := out.Fetched - p.m.Compressed(); extra != 0 {
+		t.Fatalf("%d bytes travelled twice", extra)
+	}
+}
+
+// A stop at any operation of the disk ends as failed with the reason.
+func TestStopAnywhere(t *testing.T) {
+	p := paint(t, 3, 9<<20, 512)
+	url := p.serve(t, nil)
+	run := func(stopAt int) (*memory, wire.Outcome) {
+		ctx, stop := context.WithCancelCause(t.Context())
+		defer stop(nil)
+		d := newMemory(16<<20, 512)
+		d.fault = func(n int, op string, off, length int64) trick {
+			if n == stopAt {
+				stop(errors.New("stopped by Ana"))
+			}
+			return honest
+		}
+		out, _ := Write(ctx, d, p.job(url), new(Meter))
+		judge(t, p, d, Job{}, out, stopAt > 0)
+		return d, out
+	}
+	d, _ := run(0)
+	for at := 1; at <= d.n; at++ {
+		if _, out := run(at); out.Result != wire.Failed || !strings.Contains(out.Cause, "stopped by Ana") {
+			t.Fatalf("stop at operation %d: %+v", at, out)
+		}
+	}
+	for _, phase := range []string{"started", "verifying"} {
+		ctx, stop := context.WithCancelCause(t.Context())
+		j := p.job(url)
+		hook := func(ctx context.Context) error { stop(errors.New("stopped by Ana")); return nil }
+		if phase == "started" {
+			j.Started = hook
+		} else {
+			j.Verifying = hook
+		}
+		d := newMemory(16<<20, 512)
+		out, _ := Write(ctx, d, j, new(Meter))
+		judge(t, p, d, j, out, true)
+		if out.Result != wire.Failed || phase == "started" && d.writes > 0 {
+			t.Fatalf("stop when %s: %d writes, %+v", phase, d.writes, out)
+		}
+	}
+}
+
+// A disk that is smaller than it says (a fake one, or one that is dying).
+func TestShrinkingDisk(t *testing.T) {
+	p := paint(t, 2, 9<<20, 512)
+	url := p.serve(t, nil)
+	for _, real := range []int64{2 << 20, 6 << 20, 10 << 20} {
+		d := newMemory(16<<20, 512)
+		d.fault = func(n int, op string, off, length int64) trick {
+			if n > 3 && off+length > real && op != "sync" {
+				return full
+			}
+			return honest
+		}
+		out, _ := Write(t.Context(), d, p.job(url), new(Meter))
+		judge(t, p, d, Job{}, out, false)
+		if out.Result != wire.Failed || !strings.Contains(out.Cause, "no space left") || !strings.Contains(out.Next, "another disk") {
+			t.Fatalf("%+v", out)
+		}
+	}
+	// One that wraps round: what is written at the end lands at the start.
+	d := newMemory(16<<20, 512)
+	wrap := &wrapping{d, 8 << 20}
+	out, _ := Write(t.Context(), wrap, p.job(url), new(Meter))
+	if out.Result != wire.Failed {
+		t.Fatalf("%+v", out)
+	}
+}
+
+// wrapping keeps only the first bytes and repeats them, as fake sticks do.
+type wrapping struct {
+	*memory
+	real int64
+}
+
+func (w *wrapping) ReadAt(p []byte, off int64) (int, error) {
+	return w.fold(p, off, w.memory.ReadAt)
+}
+func (w *wrapping) WriteAt(p []byte, off int64) (int, error) {
+	return w.fold(p, off, w.memory.WriteAt)
+}
+
+func (w *wrapping) Zero(off, n int64) error {
+	_, err := w.WriteAt(make([]byte, n), off)
+	return err
+}
+
+func (w *wrapping) fold(p []byte, off int64, do func([]byte, int64) (int, error)) (int, error) {
+	for done := 0; done < len(p); {
+		at := (off + int64(done)) % w.real
+		n := min(int64(len(p)-done), w.real-at)
+		if _, err := do(p[done:done+int(n)], at); err != nil {
+			return done, err
+		}
+		done += int(n)
+	}
+	return len(p), nil
+}
+
+// An image without a partition table, smaller than the head or as large as can
+// be without a last MiB of its own.
+func TestOddImages(t *testing.T) {
+	for _, size := range []int64{512, images.Head, images.Head + 512, 2<<20 - 512, images.FrameSize, images.FrameSize + 512} {
+		for _, room := range []int64{0, 512, 1 << 20, 5 << 20} {
+			if size+room < images.Head {
+				continue
+			}
+			p := &picture{raw: bytes.Repeat([]byte("x"), int(size))}
+			p.pack(t, 512)
+			d := newMemory(size+room, 512)
+			j := p.job(p.serve(t, nil))
+			out, _ := Write(t.Context(), d, j, new(Meter))
+			mustDone(t, out, size)
+			if !bytes.Equal(d.data[:size], p.raw) || len(d.wrong) > 0 {
+				t.Fatalf("%d bytes on a disk of %d: wrong, %v", size, size+room, d.wrong)
+			}
+		}
+	}
+}
+
+func TestProgressIsExact(t *testing.T) {
+	p := paint(t, 5, 9<<20, 512)
+	m := new(Meter)
+	j := p.job(p.serve(t, nil))
+	var at []wire.Progress
+	j.Started = func(context.Context) error { at = append(at, m.Progress()); return nil }
+	j.Verifying = j.Started
+	Write(t.Context(), newMemory(16<<20, 512), j, m)
+	at = append(at, m.Progress())
+	if at[0].Phase != wire.PhaseImaging || at[0].Done != 0 || at[0].Total != 9<<20 ||
+		at[1].Phase != wire.PhaseVerifying || at[2].Phase != wire.PhaseFinishing || at[2].Done != 9<<20 || at[2].Fetched != p.m.Compressed() {
+		t.Fatalf("%+v", at)
+	}
+}
