@@ -137,7 +137,7 @@ func full(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv
 		}
 		d.Reply, d.Act, d.Addr, d.To = "ack", Bind, wanted, broadcast
 		r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeAck)
-		if renewing {
+		if renewing && current == wanted {
 			// RFC 2131 §4.1; a client that renews listens at its address only.
 			d.To = netip.AddrPortFrom(current, 68)
 			r.ClientIPAddr = p.ClientIPAddr

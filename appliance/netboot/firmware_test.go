@@ -296,7 +296,7 @@ func TestFirmwareBesideARouter(t *testing.T) {
 			pc := b.boot(tt.pc, agentUp)
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			if len(b.asked) != 1 || b.asked[0].MAC != pc.MAC || b.asked[0].UUID != pc.UUID() || b.asked[0].IP.String() < "10.77.0.2" {
+			if len(b.asked) != 1 || b.asked[0].MAC != pc.MAC || b.asked[0].UUID != pc.UUID() || !strings.HasPrefix(b.asked[0].IP.String(), "10.77.0.15") {
 				t.Errorf("the desk was asked %+v; the PC is %s %s", b.asked, pc.MAC, pc.UUID())
 			}
 		})
@@ -322,7 +322,7 @@ func (b *bench) router() {
 		}
 	}
 	if _, err := b.lab.Start(io.Discard, "ip", "netns", "exec", ns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
-		"--interface=r1", "--bind-interfaces", "--user=root", "--no-ping", "--dhcp-range=10.77.0.150,10.77.0.160,1h",
+		"--interface=r1", "--bind-interfaces", "--user=root", "--no-ping", "--dhcp-range=10.77.0.150,10.77.0.159,1h",
 		"--dhcp-leasefile="+filepath.Join(b.dir, "dnsmasq.leases"), "--pid-file="); err != nil {
 		b.Fatal(err)
 	}

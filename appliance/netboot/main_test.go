@@ -199,3 +199,10 @@ func write(t testing.TB, dir, name string, b []byte) {
 		t.Fatal(err)
 	}
 }
+
+func hardware(t testing.TB, mac string) net.HardwareAddr {
+	t.Helper()
+	hw, err := net.ParseMAC(mac)
+	must(t, err)
+	return hw
+}
