@@ -49,7 +49,8 @@ const (
 // outside of tests), again and again until no device asks for another one. It
 // fails only when it can't begin or ctx ends; a module that doesn't load is a
 // Failure, and hardware without a driver a Gap. To call it again is cheap and
-// picks up what was plugged in since.
+// picks up what was plugged in since; most network drivers ask for firmware only
+// when their port is brought up, so a call after that sees what they missed.
 func Load(ctx context.Context, root string) (Result, error) {
 	l, err := open(root)
 	if err != nil {

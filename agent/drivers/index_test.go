@@ -85,7 +85,7 @@ func TestOrder(t *testing.T) {
 
 func TestName(t *testing.T) {
 	for in, want := range map[string]string{
-		"i2c-hid-acpi.ko.xz": "i2c_hid_acpi",
+		"i2c-hid-acpi.ko.xz":                           "i2c_hid_acpi",
 		"kernel/drivers/net/ethernet/realtek/r8169.ko": "r8169",
 		"8139cp": "8139cp",
 		"a.b-c":  "a.b_c",

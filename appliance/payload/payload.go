@@ -5,7 +5,7 @@
 // # For operators
 //
 // "refurb payload build" needs Debian 12 or 13 (or a relative with apt and the
-// package debian-archive-keyring), about 600 MB in the data folder and, the
+// package debian-archive-keyring), about 500 MB in the data folder and, the
 // first time, some 130 MB from a Debian mirror. It uses the machine's own
 // mirror and proxy; the variable DEBIAN_MIRROR names another mirror. Nothing on
 // the machine is changed, and no package is installed. Every package is proven
