@@ -24,7 +24,7 @@ func TestImaged(t *testing.T) {
 		firmware lab.Firmware
 		bus, nic string
 	}{
-		{lab.BIOS, "ahci", "e1000e"},
+		{lab.BIOS, "ahci", "e1000"},
 		{lab.UEFI, "nvme", "virtio-net-pci"},
 		{lab.SecureBoot, "virtio", "virtio-net-pci"},
 	} {

@@ -227,7 +227,7 @@ func (s *shop) until(pc *lab.PC, what string, ok func(workshop.DeviceView) bool)
 		if last.Job != nil {
 			state, reason = string(last.Job.State), last.Job.Reason
 		}
-		s.Fatalf("%s: waited for %s; its job is %s (%s); screen: %s; serial port:\n%s", pc.Name, what, state, reason, shot, pc.Tail(2500))
+		s.Fatalf("%s: waited for %s; its job is %s (%s); screen: %s; QEMU: %q; serial port:\n%s", pc.Name, what, state, reason, shot, pc.Crash(), pc.Tail(2500))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"syscall"
 	"time"
 
 	"refurb/appliance/workshop"
@@ -35,7 +36,7 @@ var bench = []struct {
 	firmware Firmware
 	bus, nic string
 }{
-	{BIOS, "ahci", "e1000e"},
+	{BIOS, "ahci", "e1000"}, // e1000e of QEMU 7.2 dies of an assertion after iPXE has used it
 	{UEFI, "nvme", "virtio-net-pci"},
 	{SecureBoot, "virtio", "virtio-net-pci"},
 }
@@ -50,6 +51,15 @@ func (d Demo) Run(ctx context.Context) error {
 	}
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return err
+	}
+	// Two demos on one folder would share disks.
+	lock, err := os.Create(filepath.Join(d.Dir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return fmt.Errorf("another demo is running in %s: end it first, or choose another folder with --dir", d.Dir)
 	}
 	old, _ := filepath.Glob(filepath.Join(data, "refurb.db*"))
 	for _, f := range append(old, filepath.Join(data, "leases.json")) {
@@ -243,6 +253,9 @@ func (d Demo) verdict(pcs []*PC, ended map[string]workshop.DeviceView, err error
 			i+1, pc.Firmware, pc.Disks[0].Bus, state, yes[verified], yes[booted])
 		if !booted {
 			bad++
+			if crash := pc.Crash(); crash != "" {
+				fmt.Fprintf(d.Out, "QEMU crashed: %s\n", crash)
+			}
 			fmt.Fprintf(d.Out, "--- the end of its serial port:\n%s\n---\n", escapes.ReplaceAllString(pc.Tail(1500), ""))
 		}
 	}

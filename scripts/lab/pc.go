@@ -247,6 +247,13 @@ func (pc *PC) PowerOff() {
 	<-pc.end
 }
 
+// Crash is what QEMU said when it ended by itself with an error; a PC that
+// switched itself off says nothing.
+func (pc *PC) Crash() string {
+	b, _ := os.ReadFile(pc.lab.path(pc.Name + ".qemu"))
+	return string(bytes.TrimSpace(b))
+}
+
 // WaitOff returns when the PC has switched itself off.
 func (pc *PC) WaitOff(ctx context.Context) error {
 	pc.mu.Lock()
@@ -298,7 +305,7 @@ func (pc *PC) Expect(ctx context.Context, re *regexp.Regexp) ([][]byte, error) {
 			return m, nil
 		}
 		if !on {
-			return nil, fmt.Errorf("%s is off and its serial log has no %q; its end:\n%s", pc.Name, re, pc.Tail(2000))
+			return nil, fmt.Errorf("%s is off (QEMU: %q) and its serial log has no %q; its end:\n%s", pc.Name, pc.Crash(), re, pc.Tail(2000))
 		}
 		select {
 		case <-ctx.Done():
