@@ -116,7 +116,7 @@ type JobLine struct {
 // detailOf shows one device to somebody of a role.
 func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 	d := Detail{
-		Card: cardOf(v.DeviceView), Lead: lead, Place: v.State, Moves: workshop.NextStates(v.State),
+		Card: cardOf(v.DeviceView), Lead: lead, Place: v.State, Moves: movesOf(v),
 		Seen: v.Seen, Created: v.Created, Online: v.Online, Again: v.Again, Known: v.Report.BootID != "",
 		Chosen: v.Image,
 	}
@@ -158,6 +158,19 @@ func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 		d.Gaps = append(d.Gaps, clean(g.What, maxLine)+" ("+clean(g.ID, maxLine)+"): "+clean(g.Reason, maxLine))
 	}
 	return d
+}
+
+// movesOf lists where people may take a device now. The registry decides; what
+// it would refuse anyway is not offered.
+func movesOf(v workshop.DeviceDetail) []workshop.DeviceState {
+	s := jobState(v.Job)
+	if s == workshop.Imaging || s == workshop.Verifying {
+		return nil
+	}
+	return slices.DeleteFunc(workshop.NextStates(v.State), func(to workshop.DeviceState) bool {
+		gives := to == workshop.Ready || to == workshop.Reserved || to == workshop.HandedOut
+		return gives && !s.Proved()
+	})
 }
 
 func jobState(j *workshop.Job) workshop.JobState {
