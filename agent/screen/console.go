@@ -185,15 +185,15 @@ var digits = map[rune][5]string{
 
 var marks = map[Kind]string{Working: "...", Waiting: "(!)", Done: "[OK]", Failed: "[X]"}
 
-// Text draws a view on a text screen: everything from a cleared screen on, in
-// ANSI's colours. Only the big digits and the bar are drawn, with spaces of the
+// Text draws a view on a text screen, over whatever is there, in ANSI's colours.
+// Only the big digits and the bar are drawn, with spaces of the
 // other colour, so that no font lacks a character.
 func Text(v View, cols, rows int) string {
 	v = v.tidy()
 	cols, rows = min(max(cols, 20), 300), min(max(rows, 8), 120)
 	c := ansi[v.Kind]
 	t := textScreen{cols: cols, rows: rows - 1} // the last line would scroll the screen
-	t.b.WriteString("\x1b[?25l" + c.plain + "\x1b[2J\x1b[H")
+	t.b.WriteString("\x1b[?25l" + c.plain + "\x1b[H")
 	big := 2
 	if rows < 24 || cols < 60 {
 		big = 1
@@ -246,7 +246,7 @@ func Text(v View, cols, rows int) string {
 	for _, l := range v.Lines {
 		t.words(l, 1)
 	}
-	return t.b.String()
+	return t.b.String() + "\x1b[J"
 }
 
 // textScreen counts the lines, so that none scrolls the screen.
@@ -261,7 +261,7 @@ func (t *textScreen) line(s string, indent int) {
 		return
 	}
 	t.used++
-	t.b.WriteString(strings.Repeat(" ", indent) + s + "\r\n")
+	t.b.WriteString(strings.Repeat(" ", indent) + s + "\x1b[K\r\n")
 }
 
 func (t *textScreen) skip(n int) {

@@ -1,7 +1,6 @@
 package screen
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"image"
@@ -67,20 +66,24 @@ func parsePixels(variable [160]byte, fixed [80]byte) (pixels, error) {
 // pack turns the lines from y0 to y1 of a picture into the framebuffer's bytes,
 // stride by stride; what lies between a line's end and the next one is zero.
 func (p pixels) pack(img *image.RGBA, y0, y1 int) []byte {
+	var red, green, blue [256]uint32
+	for i := range 256 {
+		red[i] = uint32(i) >> (8 - p.red.bits) << p.red.shift
+		green[i] = uint32(i) >> (8 - p.green.bits) << p.green.shift
+		blue[i] = uint32(i) >> (8 - p.blue.bits) << p.blue.shift
+	}
 	out := make([]byte, (y1-y0)*p.stride)
-	step := p.bits / 8
-	put := func(c channel, v uint8) uint32 { return uint32(v) >> (8 - c.bits) << c.shift }
 	for y := y0; y < y1; y++ {
 		line := out[(y-y0)*p.stride:]
-		src := img.Pix[y*img.Stride:]
+		src := img.Pix[y*img.Stride : y*img.Stride+4*p.width]
 		for x := range p.width {
-			v := put(p.red, src[4*x]) | put(p.green, src[4*x+1]) | put(p.blue, src[4*x+2])
-			switch step {
-			case 4:
+			v := red[src[4*x]] | green[src[4*x+1]] | blue[src[4*x+2]]
+			switch p.bits {
+			case 32:
 				binary.LittleEndian.PutUint32(line[4*x:], v)
-			case 3:
+			case 24:
 				line[3*x], line[3*x+1], line[3*x+2] = byte(v), byte(v>>8), byte(v>>16)
-			case 2:
+			case 16:
 				binary.LittleEndian.PutUint16(line[2*x:], uint16(v))
 			}
 		}
@@ -93,7 +96,7 @@ type framebuffer struct {
 	file    *os.File
 	console *os.File // in graphics mode; nil where there is none
 	pixels  pixels
-	last    *image.RGBA
+	last    *picture
 	whole   time.Time // when everything was painted, not only what changed
 }
 
@@ -139,37 +142,27 @@ func ioctl(f *os.File, request uint, arg unsafe.Pointer) error {
 }
 
 func (f *framebuffer) show(v View) error {
-	img := Paint(v, f.pixels.width, f.pixels.height)
-	if time.Since(f.whole) > wholeEvery {
-		f.last, f.whole = nil, time.Now()
+	if f.last != nil && time.Since(f.whole) < wholeEvery {
+		if parts, ok := f.last.move(v); ok {
+			for _, r := range parts {
+				if err := f.write(r.Min.Y, r.Max.Y); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
 	}
-	err := changed(f.last, img, func(y0, y1 int) error {
-		_, err := f.file.WriteAt(f.pixels.pack(img, y0, y1), int64(f.pixels.start+y0*f.pixels.stride))
-		return err
-	})
-	f.last = img
-	return err
+	f.last, f.whole = newPicture(v, f.pixels.width, f.pixels.height), time.Now()
+	return f.write(0, f.pixels.height)
 }
 
-// changed calls write for every run of lines that differ; all of them when there
-// is nothing to compare with. A run is bounded, so that packing it takes little
-// memory.
-func changed(old, img *image.RGBA, write func(y0, y1 int) error) error {
+// write brings the lines from y0 to y1 to the screen, in pieces that take little
+// memory to pack.
+func (f *framebuffer) write(y0, y1 int) error {
 	const most = 64
-	h := img.Bounds().Dy()
-	differs := func(y int) bool {
-		return old == nil || !bytes.Equal(old.Pix[y*old.Stride:(y+1)*old.Stride], img.Pix[y*img.Stride:(y+1)*img.Stride])
-	}
-	for y := 0; y < h; {
-		if !differs(y) {
-			y++
-			continue
-		}
-		from := y
-		for y < h && y-from < most && differs(y) {
-			y++
-		}
-		if err := write(from, y); err != nil {
+	for ; y0 < y1; y0 += most {
+		b := f.pixels.pack(f.last.img, y0, min(y0+most, y1))
+		if _, err := f.file.WriteAt(b, int64(f.pixels.start+y0*f.pixels.stride)); err != nil {
 			return err
 		}
 	}

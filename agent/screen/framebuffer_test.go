@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // The layouts that real machines have, with strides that are not the width.
@@ -88,31 +89,31 @@ func TestFramebufferShow(t *testing.T) {
 	}
 }
 
-func TestChangedOnly(t *testing.T) {
-	a := Paint(samples[0], 640, 480)
-	v := samples[0]
-	v.Percent = 43
-	b := Paint(v, 640, 480)
-	count := func(old, img *image.RGBA) (n int) {
-		if err := changed(old, img, func(y0, y1 int) error {
-			if y0 >= y1 || y1-y0 > 64 {
-				t.Errorf("run %d to %d", y0, y1)
+// Moving a picture gives what painting it anew gives, at every percent, and
+// repaints little.
+func TestMove(t *testing.T) {
+	for _, size := range []image.Point{{640, 480}, {300, 500}} {
+		v := samples[0].tidy()
+		v.Percent, v.Rate, v.ETA = 0, 0, 0
+		pic := newPicture(v, size.X, size.Y)
+		for i := range 41 {
+			v.Percent, v.Rate, v.ETA = float64(i)*2.5, int64(i)*int64(i)*1e6, time.Duration(i)*time.Minute
+			parts, ok := pic.move(v)
+			lines := 0
+			for _, r := range parts {
+				lines += r.Dy()
 			}
-			n += y1 - y0
-			return nil
-		}); err != nil {
-			t.Error(err)
+			if !ok || lines == 0 || lines > size.Y*6/10 {
+				t.Errorf("%v at %v %%: %v, %d lines", size, v.Percent, ok, lines)
+			}
+			if !bytes.Equal(pic.img.Pix, Paint(v, size.X, size.Y).Pix) {
+				t.Errorf("%v at %v %%: moving and painting differ", size, v.Percent)
+			}
 		}
-		return n
-	}
-	if n := count(nil, a); n != 480 {
-		t.Errorf("first: %d lines", n)
-	}
-	if n := count(a, a); n != 0 {
-		t.Errorf("nothing new: %d lines", n)
-	}
-	if n := count(a, b); n == 0 || n > 240 {
-		t.Errorf("a percent more: %d lines", n)
+		v.Title = "Something else"
+		if _, ok := pic.move(v); ok {
+			t.Error("another title is more than progress")
+		}
 	}
 }
 

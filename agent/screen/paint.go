@@ -34,20 +34,32 @@ func mix(a, b color.RGBA, share float64) color.RGBA {
 // From top to bottom: the number, a third of the height, with the state's icon
 // beside it; title and detail; the bar with percent, rate and time left; what to
 // do next, in a box; small lines at the bottom.
-func Paint(v View, w, h int) *image.RGBA {
-	v = v.tidy()
+func Paint(v View, w, h int) *image.RGBA { return newPicture(v.tidy(), w, h).img }
+
+// picture is a painted view. It knows where the parts are that move, so that
+// progress repaints no more than those.
+type picture struct {
+	view View
+	img  *image.RGBA
+	icon image.Rectangle
+	bar  image.Rectangle // empty without progress
+	size int             // of the bar's figures
+}
+
+func newPicture(v View, w, h int) *picture {
 	p := palettes[v.Kind]
 	img := image.NewRGBA(image.Rect(0, 0, w, h))
+	pic := &picture{view: v, img: img}
 	draw.Draw(img, img.Bounds(), image.NewUniform(p.ground), image.Point{}, draw.Src)
 	if w < 160 || h < 120 {
-		return img
+		return pic
 	}
 	margin := h / 22
 	inner := image.Rect(margin, margin, w-margin, h-margin)
 
 	head := inner
 	head.Max.Y = head.Min.Y + min(h/3, w*3/10)
-	paintHead(img, head, v, p)
+	pic.icon = paintHead(img, head, v, p)
 
 	small := max(h/44, 11)
 	foot := footer(v, inner, small)
@@ -59,41 +71,68 @@ func Paint(v View, w, h int) *image.RGBA {
 	// Texts of any length have to fit: all of them shrink together, and at the
 	// smallest size the lines that are too many are cut.
 	const smallest = 0.45
-	for scale := 1.0; ; scale *= 0.93 {
-		blocks := layout(v, below.Dx(), h, max(scale, smallest))
-		if tall := height(blocks); tall <= below.Dy() || scale <= smallest {
-			y := below.Min.Y
-			if tall < below.Dy() {
-				y += (below.Dy() - tall) / 4
-			}
-			for _, b := range blocks {
-				if y+b.height > below.Max.Y {
-					break
-				}
-				b.paint(img, image.Rect(below.Min.X, y, below.Max.X, y+b.height), p)
-				y += b.height + b.gap
-			}
+	scale := 1.0
+	blocks := layout(v, below.Dx(), h, scale)
+	for height(blocks) > below.Dy() && scale > smallest {
+		scale = max(scale*0.93, smallest)
+		blocks = layout(v, below.Dx(), h, scale)
+	}
+	y := below.Min.Y + max(below.Dy()-height(blocks), 0)/4
+	for _, b := range blocks {
+		if y+b.height > below.Max.Y {
 			break
 		}
+		r := image.Rect(below.Min.X, y, below.Max.X, y+b.height)
+		b.paint(img, r, p)
+		if b.figures > 0 {
+			pic.bar, pic.size = r, b.figures
+		}
+		y += b.height + b.gap
 	}
 
-	y := inner.Max.Y - len(foot)*line(small)
+	y = inner.Max.Y - len(foot)*line(small)
 	for _, s := range foot {
 		drawText(img, regular, small, inner.Min.X, y, s, mix(p.ground, p.ink, 0.8))
 		y += line(small)
 	}
-	return img
+	return pic
+}
+
+// move brings the picture to a view that differs in nothing but its progress, and
+// tells which parts it repainted; ok is false for any other view. The outcome is
+// the same as painting the view anew.
+func (pic *picture) move(v View) (parts []image.Rectangle, ok bool) {
+	if !pic.view.same(v) {
+		return nil, false
+	}
+	p := palettes[v.Kind]
+	clear := func(r image.Rectangle) {
+		draw.Draw(pic.img, r, image.NewUniform(p.ground), image.Point{}, draw.Src)
+		parts = append(parts, r)
+	}
+	if !pic.icon.Empty() && v.Kind == Working && turned(v) != turned(pic.view) {
+		clear(pic.icon)
+		paintIcon(pic.img, pic.icon, v, p)
+	}
+	if !pic.bar.Empty() {
+		// A letter may lean over the block's side; nothing else is in these lines.
+		clear(image.Rect(0, pic.bar.Min.Y, pic.img.Bounds().Dx(), pic.bar.Max.Y))
+		paintBar(pic.img, pic.bar, v, pic.size, p)
+	}
+	pic.view = v
+	return parts, true
 }
 
 // paintHead sets the number and the icon side by side, as one group in the
 // middle. A number of many digits gets smaller, never cut; a PC without a number
-// yet shows the icon alone.
-func paintHead(img *image.RGBA, r image.Rectangle, v View, p palette) {
+// yet shows the icon alone. It returns where the icon is.
+func paintHead(img *image.RGBA, r image.Rectangle, v View, p palette) image.Rectangle {
 	icon := r.Dy()
 	if v.Number <= 0 {
 		left := r.Min.X + (r.Dx()-icon)/2
-		paintIcon(img, image.Rect(left, r.Min.Y, left+icon, r.Max.Y), v, p)
-		return
+		at := image.Rect(left, r.Min.Y, left+icon, r.Max.Y)
+		paintIcon(img, at, v, p)
+		return at
 	}
 	number := strconv.Itoa(v.Number)
 	gap := r.Dy() / 4
@@ -104,11 +143,13 @@ func paintHead(img *image.RGBA, r image.Rectangle, v View, p palette) {
 	drawInk(img, number, em, image.Pt(left, r.Min.Y+(r.Dy()-ink.Dy())/2), p.ink)
 	at := image.Rect(0, 0, icon, icon).Add(image.Pt(left+ink.Dx()+gap, r.Min.Y))
 	paintIcon(img, at, v, p)
+	return at
 }
 
 // block is one piece of the middle part.
 type block struct {
 	height, gap int
+	figures     int // the size of the figures, in the bar's block
 	paint       func(*image.RGBA, image.Rectangle, palette)
 }
 
@@ -145,7 +186,7 @@ func layout(v View, width, h int, scale float64) []block {
 		if len(blocks) > 0 {
 			blocks[len(blocks)-1].gap = size(1. / 34)
 		}
-		blocks = append(blocks, bar(v, width, size(1./15), size(1./20)))
+		blocks = append(blocks, bar(v, size(1./15), size(1./20)))
 	}
 	if v.Next != "" {
 		if len(blocks) > 0 {
@@ -157,26 +198,27 @@ func layout(v View, width, h int, scale float64) []block {
 }
 
 // bar is the progress bar with a line of figures below it.
-func bar(v View, width, thick, em int) block {
+func bar(v View, thick, em int) block {
+	return block{height: thick + em/3 + line(em), figures: em, paint: func(img *image.RGBA, r image.Rectangle, p palette) {
+		paintBar(img, r, v, em, p)
+	}}
+}
+
+func paintBar(img *image.RGBA, r image.Rectangle, v View, em int, p palette) {
+	track := r
+	track.Max.Y -= em/3 + line(em)
+	whole := pill(track)
+	end := float64(track.Min.X) + math.Round(v.Percent/100*float64(track.Dx()))
+	fill(img, track, mix(p.ground, p.ink, 0.25), whole)
+	fill(img, track, p.ink, func(x, y float64) float64 { return max(whole(x, y), x-end) }) // a round beginning, a straight end
+
 	percent, speed := fmt.Sprintf("%.0f %%", math.Floor(v.Percent)), figures(v)
-	for em > 8 && measure(bold, em, percent+"  ")+measure(regular, em, speed) > width {
+	for em > 8 && measure(bold, em, percent+"  ")+measure(regular, em, speed) > r.Dx() {
 		em--
 	}
-	gap := em / 3
-	return block{height: thick + gap + line(em), paint: func(img *image.RGBA, r image.Rectangle, p palette) {
-		track := image.Rect(r.Min.X, r.Min.Y, r.Max.X, r.Min.Y+thick)
-		fill(img, track, mix(p.ground, p.ink, 0.25), pill(track))
-		done := track
-		done.Max.X = track.Min.X + int(math.Round(v.Percent/100*float64(track.Dx())))
-		part := func(x, y float64) float64 { // the bar's round end, cut where the progress stands
-			return max(pill(track)(x, y), x-float64(done.Max.X))
-		}
-		fill(img, done, p.ink, part)
-
-		y := track.Max.Y + gap
-		drawText(img, bold, em, r.Min.X, y, percent, p.ink)
-		drawText(img, regular, em, r.Max.X-measure(regular, em, speed), y, speed, p.ink)
-	}}
+	y := r.Max.Y - line(em)
+	drawText(img, bold, em, r.Min.X, y, percent, p.ink)
+	drawText(img, regular, em, r.Max.X-measure(regular, em, speed), y, speed, p.ink)
 }
 
 // figures words the speed and the time left.

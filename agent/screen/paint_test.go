@@ -2,6 +2,7 @@ package screen
 
 import (
 	"bytes"
+	"fmt"
 	"image"
 	"image/color"
 	"image/draw"
@@ -261,6 +262,44 @@ func TestSheet(t *testing.T) {
 func BenchmarkPaint(b *testing.B) {
 	for b.Loop() {
 		Paint(samples[0], 1920, 1080)
+	}
+}
+
+func BenchmarkMove(b *testing.B) {
+	v := samples[0].tidy()
+	pic := newPicture(v, 1920, 1080)
+	for b.Loop() {
+		v.Percent = math.Mod(v.Percent+0.7, 100)
+		pic.move(v)
+	}
+}
+
+// A shape never claims to be further away than it is: filling by leaps and pixel
+// by pixel give the same picture.
+func TestFillLeaps(t *testing.T) {
+	r := image.Rect(0, 0, 160, 120)
+	shapes := map[string]shape{
+		"disc": disc(80, 60, 40), "octagon": octagon(80, 60, 40), "pill": pill(image.Rect(10, 40, 150, 70)),
+		"rounded": rounded(image.Rect(20, 20, 100, 90), 12), "stroke": stroke(20, 100, 130, 30, 14), "ring": ring(80, 60, 40, 18),
+		"union": union(disc(30, 30, 20), disc(120, 80, 30)),
+	}
+	for i := range 21 {
+		shapes[fmt.Sprintf("arc %d", i)] = arc(80, 60, 40, 20, float64(i)/20)
+	}
+	for name, s := range shapes {
+		leaps, steps := image.NewRGBA(r), image.NewRGBA(r)
+		fill(leaps, r, color.RGBA{255, 255, 255, 255}, s)
+		for y := range r.Dy() {
+			for x := range r.Dx() {
+				fill(steps, image.Rect(x, y, x+1, y+1), color.RGBA{255, 255, 255, 255}, s)
+			}
+		}
+		if !bytes.Equal(leaps.Pix, steps.Pix) {
+			t.Errorf("%s: leaps miss something", name)
+		}
+		if inkBox(leaps, r, color.RGBA{}).Empty() && name != "arc 0" {
+			t.Errorf("%s: nothing was filled", name)
+		}
 	}
 }
 
