@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/vishvananda/netlink"
 )
 
 // The tests open DHCP ports and send packets, so the whole test process runs
@@ -34,6 +35,14 @@ const (
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVar) {
 	case roleInside:
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "loopback:", err)
+			os.Exit(1)
+		}
 		os.Exit(m.Run())
 	case roleServer:
 		os.Exit(serveForVM())

@@ -18,6 +18,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/net/ipv6"
 )
 
 var (
@@ -70,6 +71,21 @@ func newCable(t *testing.T) *cable {
 			return err
 		}
 		return netlink.LinkSetUp(pc)
+	})
+	// Until the kernel has noticed the link, it drops what is sent.
+	up := func(name string) bool {
+		l, err := netlink.LinkByName(name)
+		return err == nil && l.Attrs().OperState == netlink.OperUp
+	}
+	wait(t, func() bool { return up(c.srv) })
+	c.inside(func() error {
+		for range 500 {
+			if up(c.pc) {
+				return nil
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return errors.New("the cable has no link")
 	})
 	return c
 }
@@ -395,5 +411,115 @@ func TestInterfaceTrouble(t *testing.T) {
 				t.Errorf("got %v, want it to say %q", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestProxyOverTheWire(t *testing.T) {
+	c, d := newCable(t), &desk{}
+	cfg := c.config(d)
+	cfg.Mode, cfg.LeaseFile = Proxy, ""
+	start(t, cfg)
+	pxe := []dhcpv4.Modifier{
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00000:UNDI:002001")),
+		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionClientSystemArchitectureType, []byte{0, 0})),
+	}
+	offer, err := c.client(mac1).DiscoverOffer(t.Context(), pxe...)
+	must(t, err)
+	if !offer.YourIPAddr.IsUnspecified() || offer.BootFileName != "undionly.kpxe" {
+		t.Errorf("offer: address %v, file %q", offer.YourIPAddr, offer.BootFileName)
+	}
+	if o, err := c.client(mac2).DiscoverOffer(t.Context()); err == nil {
+		t.Errorf("a phone was offered %v", o)
+	}
+	for _, s := range d.sightings() {
+		if s.MAC == mac2 {
+			t.Errorf("another's phone is none of our business: %+v", s)
+		}
+	}
+
+	// With its address from the other server, it asks port 4011 from there.
+	c.address("10.77.0.150/24")
+	ask, err := dhcpv4.NewDiscovery(hardware(t, mac1), append(pxe, dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithClientIP(net.IPv4(10, 77, 0, 150)))...)
+	must(t, err)
+	var conn *net.UDPConn
+	c.inside(func() (err error) {
+		conn, err = net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 77, 0, 150), Port: 4011}, &net.UDPAddr{IP: ours.AsSlice(), Port: proxyPort})
+		return err
+	})
+	defer conn.Close()
+	_, err = conn.Write(ask.ToBytes())
+	must(t, err)
+	must(t, conn.SetReadDeadline(time.Now().Add(3*time.Second)))
+	buf := make([]byte, 1500)
+	n, err := conn.Read(buf)
+	must(t, err)
+	ack, err := dhcpv4.FromBytes(buf[:n])
+	must(t, err)
+	if ack.MessageType() != dhcpv4.MessageTypeAck || ack.BootFileName != "undionly.kpxe" || ack.TransactionID != ask.TransactionID {
+		t.Errorf("port 4011 says %v", ack)
+	}
+}
+
+func TestGarbageIsSurvived(t *testing.T) {
+	c, d := newCable(t), &desk{}
+	start(t, c.config(d))
+	c.address("10.77.0.50/24")
+	for _, b := range [][]byte{nil, {1}, make([]byte, 240), make([]byte, 4096)} {
+		c.inside(func() error {
+			conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: ours.AsSlice(), Port: dhcpPort})
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_, err = conn.Write(b)
+			return err
+		})
+	}
+	_, err := c.client(mac1).Request(t.Context())
+	must(t, err)
+	if g, ok := d.find("malformed"); !ok || g.IP != "10.77.0.50" || g.Err == "" {
+		t.Errorf("sighting %+v", g)
+	}
+}
+
+func TestRouterAdvertisement(t *testing.T) {
+	c := newCable(t)
+	cfg := c.config(&desk{})
+	cfg.RouterAdvert = true
+	start(t, cfg)
+	var conn *ipv6.PacketConn
+	c.inside(func() error {
+		ifi, err := net.InterfaceByName(c.pc)
+		if err != nil {
+			return err
+		}
+		raw, err := net.ListenPacket("ip6:ipv6-icmp", "::")
+		if err != nil {
+			return err
+		}
+		conn = ipv6.NewPacketConn(raw)
+		var only ipv6.ICMPFilter
+		only.SetAll(true)
+		only.Accept(ipv6.ICMPTypeRouterAdvertisement)
+		return errors.Join(conn.SetICMPFilter(&only), conn.SetMulticastInterface(ifi), conn.SetMulticastHopLimit(255), conn.SetControlMessage(ipv6.FlagHopLimit, true))
+	})
+	defer conn.Close()
+	all := &net.IPAddr{IP: net.IPv6linklocalallrouters, Zone: c.pc}
+	buf := make([]byte, 1500)
+	for end := time.Now().Add(10 * time.Second); ; {
+		// Refused until the kernel has checked the card's own address.
+		_, _ = conn.WriteTo([]byte{byte(ipv6.ICMPTypeRouterSolicitation), 0, 0, 0, 0, 0, 0, 0}, nil, all)
+		must(t, conn.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
+		n, cm, _, err := conn.ReadFrom(buf)
+		if err == nil {
+			// Lifetime 0 and no option: no router, no prefix.
+			if n != 16 || cm.HopLimit != 255 || buf[0] != 134 || strings.Trim(string(buf[4:16]), "\x00") != "" {
+				t.Errorf("advertisement % x, hop limit %d", buf[:n], cm.HopLimit)
+			}
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("no advertisement in 10 s")
+		}
 	}
 }

@@ -19,16 +19,19 @@ const maxScript = 8192
 // is; "quiet" keeps the PC's screen for what the agent has to say.
 const baseArgs = "console=tty0 console=ttyS0,115200 quiet loglevel=3"
 
-// Words on the PC's screen, in both boot loaders.
+// Words on the PC's screen, in both boot loaders. They do without quotes and
+// apostrophes, which both take for their own.
+const tryAgain = "The server of the workshop did not answer, trying again"
+
 var (
 	noFiles = []string{
-		"This PC could not fetch its files from the workshop's server.",
+		"This PC could not fetch its files from the server of the workshop.",
 		"Look after the network cable and the server.",
 		"It starts again by itself in 30 seconds.",
 	}
 	noDisk = []string{
 		"This PC was told to start from its own disk, but nothing on it starts.",
-		"To image it, choose \"Image again\" for it in the dashboard.",
+		"To put a system on it, choose Image again for this PC in the dashboard.",
 		"It starts again by itself in 60 seconds.",
 	}
 )
@@ -66,7 +69,7 @@ func ipxeScript(base string, a Answer) (string, error) {
 	if a.Local {
 		// BIOS knows its first disk by number; iPXE under UEFI has to be told a file.
 		b.WriteString(`echo
-echo Starting from this PC's own disk...
+echo Starting from the disk of this PC...
 iseq ${platform} pcbios || goto efi
 sanboot --no-describe --drive 0x80 || goto nodisk
 goto nodisk
@@ -88,9 +91,9 @@ kernel --name vmlinuz %s/boot/vmlinuz initrd=initrd %s ${vga} || goto failed%d
 initrd --name initrd %s/boot/initrd || goto failed%d
 boot || goto failed%d
 :failed%d
-echo The workshop's server did not answer, trying again (%d of 3)...
+echo %s (%d of 3)...
 sleep 3
-`, i, base, args, i, base, i, i, i, i)
+`, i, base, args, i, base, i, i, i, tryAgain, i)
 	}
 	ipxeEnd(&b, noFiles, 30)
 	return b.String(), nil
@@ -127,7 +130,7 @@ func ipxeRefusal(why string) string {
 
 func refusal(why string) []string {
 	why = printable(strings.Join(strings.Fields(why), " "))
-	return []string{"The workshop's server can't boot this PC now:", why, "It starts again by itself in 30 seconds."}
+	return []string{"The server of the workshop does not boot this PC now:", why, "It starts again by itself in 30 seconds."}
 }
 
 // grubEntry is the first configuration, which GRUB finds by its own name: it
@@ -138,10 +141,10 @@ func grubEntry(host string) string {
 if [ -z "$net_default_mac" ]; then set net_default_mac=unknown; fi
 for i in 1 2 3; do
   source (http,%s)/boot/grub/$net_default_mac
-  echo "The workshop's server did not answer, trying again ($i of 3)..."
+  echo "%s ($i of 3)..."
   sleep 3
 done
-`, host) + grubEnd(noFiles, 30)
+`, host, tryAgain) + grubEnd(noFiles, 30)
 }
 
 // grubConfig is what GRUB runs for one PC.
@@ -153,7 +156,7 @@ func grubConfig(host string, a Answer) (string, error) {
 	text := ""
 	if a.Local {
 		text = `echo
-echo "Starting from this PC's own disk..."
+echo "Starting from the disk of this PC..."
 set first=/EFI/BOOT/BOOTX64.EFI
 if [ "$grub_cpu" = i386 ]; then set first=/EFI/BOOT/BOOTIA32.EFI; fi
 for f in $first /EFI/debian/shimx64.efi /EFI/Microsoft/Boot/bootmgfw.efi; do
