@@ -146,13 +146,15 @@ func (l *Lease) take(got *nclient4.Lease) error {
 	if err != nil {
 		return err
 	}
+	// The old one goes first: the kernel takes all younger addresses of a network
+	// along with its oldest.
+	if l.Address != nil && !l.Address.IP.Equal(ip) {
+		_ = netlink.AddrDel(link, &netlink.Addr{IPNet: l.Address})
+	}
 	// No lifetime on the address: a PC in the middle of its image is better off
 	// with an address that ran out than with none.
 	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: address}); err != nil {
 		return fmt.Errorf("setting address %v: %w", address, err)
-	}
-	if l.Address != nil && !l.Address.IP.Equal(ip) {
-		_ = netlink.AddrDel(link, &netlink.Addr{IPNet: l.Address})
 	}
 	l.Address, l.dhcp, l.Router = address, got, nil
 	if r := ack.Router(); len(r) > 0 && address.Contains(r[0]) {
