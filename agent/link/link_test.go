@@ -199,6 +199,8 @@ func TestUpPrefersTheCardThatBooted(t *testing.T) {
 		if err != nil || lease.Interface != "pc1" {
 			t.Errorf("%+v, %v", lease, err)
 		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		for _, a := range w.asked {
 			if a[len(a)-2:] != "02" {
 				t.Errorf("another card asked: %v", w.asked)
