@@ -172,10 +172,10 @@ func (d *Disk) aligned(p []byte, off int64) bool {
 // through a buffer.
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > d.id.Bytes {
-		return 0, fmt.Errorf("reading %d bytes at %d: %s ends at %d", len(p), off, d.id.Path, d.id.Bytes)
+		return 0, fmt.Errorf("read of %d bytes at %d: %s ends at %d", len(p), off, d.id.Path, d.id.Bytes)
 	}
 	if d.id.LogicalBlock == 0 {
-		return 0, fmt.Errorf("reading %s: no block size", d.id.Path)
+		return 0, fmt.Errorf("read from %s: no block size", d.id.Path)
 	}
 	if d.aligned(p, off) {
 		return d.readAt(p, off)
@@ -192,7 +192,7 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 func (d *Disk) readAt(p []byte, off int64) (int, error) {
 	n, err := d.f.ReadAt(p, off)
 	if err != nil {
-		return n, fmt.Errorf("reading %s at %d: %w", d.id.Path, off, cause(err))
+		return n, fmt.Errorf("read from %s at %d: %w", d.id.Path, off, cause(err))
 	}
 	return n, nil
 }
@@ -201,14 +201,14 @@ func (d *Disk) readAt(p []byte, off int64) (int, error) {
 // multiples of the logical block.
 func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > d.id.Bytes {
-		return 0, fmt.Errorf("writing %d bytes at %d: %s ends at %d", len(p), off, d.id.Path, d.id.Bytes)
+		return 0, fmt.Errorf("write of %d bytes at %d: %s ends at %d", len(p), off, d.id.Path, d.id.Bytes)
 	}
 	if !d.aligned(p, off) {
-		return 0, fmt.Errorf("writing %d bytes at %d: not in blocks of %d", len(p), off, d.id.LogicalBlock)
+		return 0, fmt.Errorf("write of %d bytes at %d: not in blocks of %d", len(p), off, d.id.LogicalBlock)
 	}
 	n, err := d.f.WriteAt(p, off)
 	if err != nil {
-		return n, fmt.Errorf("writing %s at %d: %w", d.id.Path, off, cause(err))
+		return n, fmt.Errorf("write to %s at %d: %w", d.id.Path, off, cause(err))
 	}
 	return n, nil
 }
@@ -230,7 +230,7 @@ var zeroes = sync.OnceValue(func() []byte { return Buffer(zeroChunk) })
 // is read afterwards, so it is never used.
 func (d *Disk) Zero(off, n int64) error {
 	if off < 0 || n < 0 || off+n > d.id.Bytes || off%int64(d.id.LogicalBlock) != 0 || n%int64(d.id.LogicalBlock) != 0 {
-		return fmt.Errorf("zeroing %d bytes at %d of %s: outside the disk or not in blocks", n, off, d.id.Path)
+		return fmt.Errorf("zeroing of %d bytes at %d of %s: outside the disk or not in blocks", n, off, d.id.Path)
 	}
 	if n == 0 {
 		return nil
@@ -256,7 +256,7 @@ func (d *Disk) Zero(off, n int64) error {
 // kernel keeps of it in memory.
 func (d *Disk) Sync() error {
 	if err := d.f.Sync(); err != nil {
-		return fmt.Errorf("syncing %s: %w", d.id.Path, cause(err))
+		return fmt.Errorf("sync of %s: %w", d.id.Path, cause(err))
 	}
 	_ = unix.IoctlSetInt(d.fd(), unix.BLKFLSBUF, 0) // reads go past the cache anyhow
 	return nil

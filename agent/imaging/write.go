@@ -367,7 +367,7 @@ func (w *writer) place(b []byte, at int64) error {
 }
 
 func (w *writer) lies() error {
-	return fail("put another disk in: this one can't be trusted", "the disk gave back other bytes than were written")
+	return fail("put another disk in: this one can't be trusted", "what was read back from the disk is not what was written to it")
 }
 
 // seal writes what was withheld: the disk's end with the backup table, then the
