@@ -41,7 +41,8 @@ func (r *Registry) Event(ctx context.Context, token string, e wire.Event) error 
 		if !again && e.Seq > len(old.Taken)+1 {
 			return &Refusal{Kind: Conflict, Message: fmt.Sprintf("Event %d comes before event %d", e.Seq, len(old.Taken)+1), Next: "Send the events in order"}
 		}
-		if !again && e.Seq <= len(old.Taken) && e.Kind != wire.EventOutcome {
+		// A restarted agent may fail earlier than before; it can't be done earlier.
+		if failed := e.Outcome != nil && e.Outcome.Result != wire.Done; !again && e.Seq <= len(old.Taken) && !(e.Kind == wire.EventOutcome && failed) {
 			return &Refusal{Kind: Conflict, Message: fmt.Sprintf("Event %d was another one", e.Seq)}
 		}
 		j := d.job(old.ID)

@@ -41,10 +41,20 @@ func TestWhateverHappens(t *testing.T) {
 		for i := range 3 {
 			w.pcs = append(w.pcs, w.pc(i+1, []func(*wire.Report){func(*wire.Report) {}, data, noDisk}[i]))
 		}
+		// A morning as any other; then whatever happens.
+		w.OpenLot(bg, "lead1", "ACME", root, true)
+		w.standing = true
+		for _, p := range w.pcs[:2] {
+			p.script()
+			w.rereportOf(p)
+			for range rapid.SampledFrom([]int{2, 2, 1, 0, 3}).Draw(rt, "steps") {
+				w.next(p)
+			}
+		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"boot": w.boot, "report": w.rereport, "poll": w.pollOne, "event": w.event, "old event": w.oldEvent, "lie": w.lie, "progress": w.progress,
+			"boot": w.boot, "report": w.rereport, "poll": w.pollOne, "event": w.event, "old event": w.oldEvent, "lie": w.lie, "lie again": w.lie, "lie once more": w.lie, "progress": w.progress,
 			"approve": w.approveOne, "again": w.again, "cancel": w.cancel, "lot": w.openLot, "close": w.closeLot, "swap disk": w.swap,
-			"checkin": w.checkin, "time": w.time, "crash": w.crashNow, "step": w.step, "step on": w.step, "step further": w.step, "": w.check,
+			"event too": w.event, "checkin": w.checkin, "time": w.time, "crash": w.crashNow, "step": w.step, "step on": w.step, "step further": w.step, "": w.check,
 		})
 	})
 }
@@ -100,7 +110,8 @@ func (w *world) pollOne(t *rapid.T) {
 }
 
 func (w *world) deliver(p *pc, e wire.Event) {
-	proof := e.Outcome != nil && e.Outcome.Result == wire.Done && e.Outcome.ReadBack == size && e.Outcome.Mismatches == 0
+	proof := e.Outcome != nil && e.Outcome.Result == wire.Done && e.Outcome.ReadBack == size && e.Outcome.Mismatches == 0 &&
+		p.plan.Image != nil && e.Outcome.Root == p.plan.Image.Root
 	state := workshop.JobState("")
 	for _, d := range w.View().Devices {
 		if d.Job != nil && d.Job.ID == e.Job {
@@ -113,7 +124,12 @@ func (w *world) deliver(p *pc, e wire.Event) {
 	if err := w.Event(bg, p.token, e); err != nil {
 		return
 	}
-	if have := w.taken[e.Job]; e.Seq == len(have)+1 {
+	have := w.taken[e.Job]
+	restarted := e.Seq <= len(have) && have[e.Seq-1] != e.Kind // and failed earlier than before
+	if restarted && (e.Kind != wire.EventOutcome || e.Outcome.Result == wire.Done) {
+		w.rt.Fatalf("%s was acknowledged as event %d, which was %s", e.Kind, e.Seq, have[e.Seq-1])
+	}
+	if e.Seq == len(have)+1 || restarted {
 		w.taken[e.Job] = append(have, e.Kind)
 	} else if e.Seq > len(have) {
 		w.rt.Fatalf("event %d of %s was acknowledged after %v", e.Seq, e.Job, have)
@@ -127,8 +143,9 @@ func (w *world) deliver(p *pc, e wire.Event) {
 }
 
 // step does what an honest agent does next.
-func (w *world) step(t *rapid.T) {
-	p := w.any(t)
+func (w *world) step(t *rapid.T) { w.next(w.any(t)) }
+
+func (w *world) next(p *pc) {
 	if p.plan.Action != wire.ActionImage {
 		return
 	}
@@ -150,17 +167,17 @@ func (w *world) step(t *rapid.T) {
 func (w *world) event(t *rapid.T) {
 	p := w.any(t)
 	e := wire.Event{
-		Job: p.plan.Job, Seq: rapid.IntRange(0, 5).Draw(t, "seq"),
+		Job: p.plan.Job, Seq: p.seq + rapid.SampledFrom([]int{1, 1, 1, 0, 2, -1}).Draw(t, "seq"),
 		Kind: rapid.SampledFrom([]wire.EventKind{wire.EventImaging, wire.EventVerifying, wire.EventOutcome}).Draw(t, "kind"),
 	}
-	if p.plan.Disk != nil && rapid.Bool().Draw(t, "disk") {
+	if p.plan.Disk != nil && rapid.IntRange(0, 3).Draw(t, "disk") > 0 {
 		e.Disk = new(*p.plan.Disk)
 	}
 	if e.Kind == wire.EventOutcome {
 		e.Outcome = &wire.Outcome{
-			Result:     rapid.SampledFrom([]wire.Result{wire.Done, wire.Failed, wire.Unknown, ""}).Draw(t, "result"),
-			ReadBack:   rapid.SampledFrom([]int64{0, size - 1, size}).Draw(t, "read"),
-			Mismatches: rapid.IntRange(-1, 1).Draw(t, "bad"), Root: rapid.SampledFrom([]string{"", root, other}).Draw(t, "root"),
+			Result:     rapid.SampledFrom([]wire.Result{wire.Done, wire.Done, wire.Done, wire.Failed, wire.Unknown, ""}).Draw(t, "result"),
+			ReadBack:   rapid.SampledFrom([]int64{size, size, size - 1, 0}).Draw(t, "read"),
+			Mismatches: rapid.SampledFrom([]int{0, 0, 1, -1}).Draw(t, "bad"), Root: rapid.SampledFrom([]string{root, root, other, ""}).Draw(t, "root"),
 		}
 	}
 	w.deliver(p, e)
@@ -175,10 +192,24 @@ func (w *world) oldEvent(t *rapid.T) {
 	}
 }
 
-// lie claims success with a real proof's numbers at any time.
+// lie claims success with a proof that has at most one flaw, at any time.
 func (w *world) lie(t *rapid.T) {
 	p := w.any(t)
-	w.deliver(p, wire.Event{Job: p.plan.Job, Seq: p.seq + 1, Kind: wire.EventOutcome, Outcome: &wire.Outcome{Result: wire.Done, ReadBack: size, Root: root}})
+	if p.plan.Image == nil {
+		return
+	}
+	o := p.proof()
+	switch rapid.IntRange(0, 4).Draw(t, "flaw") {
+	case 0:
+		o.ReadBack--
+	case 1:
+		o.Mismatches++
+	case 2:
+		o.Root = other
+	case 3:
+		o.ReadBack = 0
+	}
+	w.deliver(p, wire.Event{Job: p.plan.Job, Seq: p.seq + 1, Kind: wire.EventOutcome, Outcome: o})
 }
 
 func (w *world) progress(t *rapid.T) {
