@@ -95,12 +95,11 @@ var codeLine = regexp.MustCompile(`one-time code: +([A-Z0-9-]+)`)
 func (a *Appliance) SetUp(ctx context.Context, name, password string) error {
 	a.Name, a.Password = name, password
 	if m := codeLine.FindStringSubmatch(a.log.End()); m != nil {
-		if _, err := a.post(ctx, "/setup", url.Values{"code": {m[1]}, "name": {name}, "password": {password}, "password2": {password}}); err != nil {
+		if err := a.post(ctx, "/setup", url.Values{"code": {m[1]}, "name": {name}, "password": {password}, "password2": {password}}); err != nil {
 			return fmt.Errorf("first visit: %w", err)
 		}
 	}
-	_, err := a.post(ctx, "/login", url.Values{"name": {name}, "password": {password}})
-	return err
+	return a.post(ctx, "/login", url.Values{"name": {name}, "password": {password}})
 }
 
 // OpenLot opens a lot through the form of the lots page.
@@ -109,20 +108,17 @@ func (a *Appliance) OpenLot(ctx context.Context, donor, image string, standing b
 	if standing {
 		v.Set("standing", "yes")
 	}
-	_, err := a.post(ctx, "/lots", v)
-	return err
+	return a.post(ctx, "/lots", v)
 }
 
 // Approve types the end of a disk's serial on the device page.
 func (a *Appliance) Approve(ctx context.Context, dev workshop.DeviceView, disk, serialTail string) error {
-	_, err := a.post(ctx, "/devices/"+dev.ID+"/approve", url.Values{"job": {dev.Job.ID}, "disk": {disk}, "serial": {serialTail}})
-	return err
+	return a.post(ctx, "/devices/"+dev.ID+"/approve", url.Values{"job": {dev.Job.ID}, "disk": {disk}, "serial": {serialTail}})
 }
 
 // ImageAgain asks for another imaging at the device's next start.
 func (a *Appliance) ImageAgain(ctx context.Context, device string) error {
-	_, err := a.post(ctx, "/devices/"+device+"/again", url.Values{})
-	return err
+	return a.post(ctx, "/devices/"+device+"/again", url.Values{})
 }
 
 // Get fetches a page.
@@ -160,13 +156,25 @@ func (r response) words() string {
 	return s[:min(len(s), 400)]
 }
 
-// post sends a form. A page that isn't a redirect is a refusal.
-func (a *Appliance) post(ctx context.Context, path string, form url.Values) (response, error) {
+var alert = regexp.MustCompile(`(?s)role="alert">(.*?</div>)`)
+
+// post sends a form and reads the page that it leads to. A refusal stands on
+// that page as an alert, or there is no such page.
+func (a *Appliance) post(ctx context.Context, path string, form url.Values) error {
 	res, err := a.do(ctx, http.MethodPost, path, strings.NewReader(form.Encode()))
-	if err == nil && (res.code < 300 || res.code > 399) {
-		err = fmt.Errorf("POST %s: %d %s", path, res.code, res.words())
+	if err != nil {
+		return err
 	}
-	return res, err
+	if res.code < 300 || res.code > 399 {
+		return fmt.Errorf("POST %s: %d %s", path, res.code, res.words())
+	}
+	if res, err = a.do(ctx, http.MethodGet, res.to, nil); err != nil {
+		return err
+	}
+	if m := alert.FindSubmatch(res.body); m != nil {
+		return fmt.Errorf("POST %s: %s", path, response{body: m[1]}.words())
+	}
+	return nil
 }
 
 func (a *Appliance) do(ctx context.Context, method, path string, body io.Reader) (response, error) {
