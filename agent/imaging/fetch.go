@@ -105,14 +105,10 @@ func grown(b []byte, n int64) []byte {
 	return b[:n]
 }
 
-// A status that asking again may cure only a few times.
-type statusError struct{ code int }
+const reimport = "check the image on the dashboard, or import it again"
 
-func (e *statusError) Error() string {
-	return fmt.Sprintf("the appliance answered %d %s", e.code, http.StatusText(e.code))
-}
-
-// open asks for the bytes from (included) to end (excluded).
+// open asks for the bytes from (included) to end (excluded). A *Failure is what
+// asking again will hardly cure.
 func (f *fetcher) open(ctx context.Context, from, end int64) (*stream, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &stream{cancel: cancel, ctx: ctx, stall: f.stall}
@@ -129,11 +125,17 @@ func (f *fetcher) open(ctx context.Context, from, end int64) (*stream, error) {
 	}
 	s.body = resp.Body
 	var a, b, all int64
-	switch n, _ := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &a, &b, &all); {
-	case resp.StatusCode != http.StatusPartialContent:
-		err = &statusError{resp.StatusCode}
-	case n != 3 || a != from || b != end-1:
-		err = fmt.Errorf("the appliance sent the range %.60q instead of %d-%d", resp.Header.Get("Content-Range"), from, end-1)
+	n, _ := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &a, &b, &all)
+	switch code := resp.StatusCode; {
+	case code >= 500:
+		err = fmt.Errorf("the appliance answered %s", resp.Status)
+	case code == http.StatusRequestedRangeNotSatisfiable, n == 3 && all < end,
+		code == http.StatusOK && resp.ContentLength == 0: // Go's server answers so for an empty file
+		err = fail(reimport, "the image on the appliance is damaged: its frames end too early")
+	case code >= 400:
+		err = fail("choose the image for this PC again on the dashboard", "the appliance doesn't give this image away: it answered %s", resp.Status)
+	case code != http.StatusPartialContent, n != 3, a != from, b != end-1:
+		err = fail("tell the coordinator: the appliance is broken", "the appliance sent another part of the image than was asked for (%s, %.60q)", resp.Status, resp.Header.Get("Content-Range"))
 	}
 	if err != nil {
 		s.close()
@@ -180,7 +182,7 @@ type trouble struct {
 	times    int
 }
 
-const maxRefusals = 5 // attempts that may end with a 4xx status
+const maxRefusals = 5 // answers in a row that are a *Failure
 
 func (t *trouble) over() { t.since, t.times = time.Time{}, 0 }
 
@@ -191,8 +193,8 @@ func (t *trouble) wait(ctx context.Context, err error) error {
 	if t.times++; t.times == 1 {
 		t.since = time.Now()
 	}
-	if se, ok := errors.AsType[*statusError](err); ok && se.code >= 400 && se.code < 500 && t.times >= maxRefusals {
-		return fail("choose the image for this PC again on the dashboard", "the appliance doesn't give this image away: %w", err)
+	if f, ok := errors.AsType[*Failure](err); ok && t.times >= maxRefusals {
+		return f
 	}
 	if silent := time.Since(t.since); silent >= t.patience {
 		return fail("look at the network cable, the switch and the appliance, then start this PC again",

@@ -33,6 +33,14 @@ func TestRefused(t *testing.T) {
 		{"something behind what grows", func(p *picture, d *memory, j *Job) { p.m.Grow = 1 }, "partition 2 lies behind", "made again"},
 		{"frame 0 is damaged on the appliance", func(p *picture, d *memory, j *Job) { p.frames[99]++ }, "image on the appliance is damaged: frame 0", "import it again"},
 		{"image gone", func(p *picture, d *memory, j *Job) { j.FramesURL += "/gone" }, "404", "choose the image"},
+		{"image cut off", func(p *picture, d *memory, j *Job) { p.frames = p.frames[:p.m.Frames[0].Length/2] }, "damaged: its frames end too early", "import it again"},
+		{"image empty", func(p *picture, d *memory, j *Job) { p.frames = nil }, "damaged: its frames end too early", "import it again"},
+		{"ranges ignored", func(p *picture, d *memory, j *Job) {
+			j.FramesURL = strings.Replace(j.FramesURL, "/frames", "/whole", 1)
+		}, "another part of the image", "coordinator"},
+		{"redirected", func(p *picture, d *memory, j *Job) {
+			j.FramesURL = strings.Replace(j.FramesURL, "/frames", "/moved", 1)
+		}, "another part of the image", "coordinator"},
 		{"no appliance", func(p *picture, d *memory, j *Job) {
 			j.FramesURL = "http://127.0.0.1:9/"
 			j.Patience = 300 * time.Millisecond
@@ -48,6 +56,8 @@ func TestRefused(t *testing.T) {
 			url := p.serve(t, func(h http.Handler) http.Handler {
 				mux := http.NewServeMux()
 				mux.Handle("/frames", h)
+				mux.HandleFunc("/whole", func(w http.ResponseWriter, r *http.Request) { r.Header.Del("Range"); h.ServeHTTP(w, r) })
+				mux.Handle("/moved", http.RedirectHandler("/frames", http.StatusFound))
 				return mux
 			})
 			j.FramesURL = url + "/frames"

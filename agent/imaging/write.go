@@ -247,7 +247,7 @@ func (w *writer) get(ctx context.Context, dec *images.Decoder, i int, b, raw []b
 				return got, nil
 			}
 			if n >= maxRefetch {
-				return nil, fail("check the image on the dashboard, or import it again",
+				return nil, fail(reimport,
 					"the image on the appliance is damaged: %w", err)
 			}
 			w.meter.retries.Add(1)

@@ -106,3 +106,17 @@ func TestLoopDevice(t *testing.T) {
 		})
 	}
 }
+
+// Everything but the disk itself: fetch, decode, check, and the copy of a disk
+// in memory, then reading back.
+func BenchmarkWrite(b *testing.B) {
+	p := paint(b, 7, 128<<20, 512)
+	url := p.serve(b, nil)
+	b.SetBytes(p.m.Bytes)
+	for b.Loop() {
+		d := newMemory(p.m.Bytes, 512)
+		if out, _ := Write(b.Context(), d, p.job(url), new(Meter)); out.Result != wire.Done {
+			b.Fatal(out)
+		}
+	}
+}
