@@ -158,6 +158,7 @@ func (s *benchSeen) show(p *pages, w *words, b Bench) (string, error) {
 		err := p.write(&out, w, name, data)
 		return out.String(), err
 	}
+	fmt.Fprint(&shape, b.NoLot, b.Fresh)
 	for _, g := range b.Groups {
 		fmt.Fprintf(&shape, "/%d:", g.Group)
 		for _, card := range g.Cards {

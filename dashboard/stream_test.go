@@ -89,6 +89,11 @@ func TestStream(t *testing.T) {
 	three := h.start(someReport(3, "HP", "ProDesk", dataDisk("AA000003")))
 	wants(t, s.next(t), `id="bench"`, "ProDesk", "OptiPlex")
 
+	if err := h.reg.CloseLot(t.Context(), lead.ID, h.reg.View().Lots[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, s.next(t), `id="bench"`, "No lot is open.")
+
 	// The page of one PC hears nothing of the others.
 	page := openStream(t, b, "/devices/"+three.device().ID+"/stream")
 	wants(t, page.next(t), `id="device-hero"`, `id="device-ask"`, "AA<mark>000003</mark>")
