@@ -84,8 +84,7 @@ func TestApplianceKilled(t *testing.T) {
 	s.until(pc, "writing", is(workshop.Imaging))
 	s.app.Kill()
 	time.Sleep(5 * time.Second)
-	must(s, s.app.Start(s.ctx))
-	must(s, s.app.SetUp(s.ctx, "lead", "a long enough password"))
+	must(s, s.app.Start(s.ctx)) // whoever was logged in still is
 	dev := s.until(pc, "its first boot", is(workshop.FirstBoot))
 	s.same(pc.Disks[0].Path)
 	s.verified(dev.ID)

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +34,8 @@ const (
 )
 
 const prefix = "refurb-lab-"
+
+var labs atomic.Int32
 
 // Lab is one workshop. Its methods may be used from several goroutines.
 type Lab struct {
@@ -61,14 +64,8 @@ func New(dir string) (*Lab, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	l := &Lab{Dir: dir}
 	// Several labs may run in one process; the name says whose it is.
-	for i := 0; ; i++ {
-		l.Name = fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), i)
-		if _, err := os.Stat("/run/netns/" + l.Name); errors.Is(err, os.ErrNotExist) {
-			break
-		}
-	}
+	l := &Lab{Dir: dir, Name: fmt.Sprintf("%s%d-%d", prefix, os.Getpid(), labs.Add(1))}
 	if err := run("ip", "netns", "add", l.Name); err != nil {
 		return nil, err
 	}
