@@ -3,6 +3,7 @@ package screen
 import (
 	"image"
 	"image/color"
+	"sort"
 	"strings"
 	"sync"
 
@@ -28,14 +29,23 @@ var faces = struct {
 	sync.Mutex
 	parsed map[face]*opentype.Font
 	sized  map[faceSize]font.Face
-}{parsed: map[face]*opentype.Font{}, sized: map[faceSize]font.Face{}}
+	widths map[glyph]int // in 1/64 of a pixel
+}{parsed: map[face]*opentype.Font{}, sized: map[faceSize]font.Face{}, widths: map[glyph]int{}}
 
 type faceSize struct {
 	face
 	em int
 }
 
-const maxSized = 256
+type glyph struct {
+	face
+	rune
+}
+
+const (
+	maxSized  = 256
+	maxWidths = 4096
+)
 
 // sized gives a font at em pixels. The caller holds faces.
 func sized(f face, em int) font.Face {
@@ -69,11 +79,31 @@ func sized(f face, em int) font.Face {
 // line is the distance between two lines of text.
 func line(em int) int { return em * 5 / 4 }
 
-// measure is a text's width in pixels.
+// measure is a text's width in pixels, at most one more than it takes. Fitting a
+// text asks this thousands of times, so it adds up widths that are kept: neither
+// font has kerning, and unhinted widths grow with the size.
 func measure(f face, em int, s string) int {
+	const unit = 1024
 	faces.Lock()
 	defer faces.Unlock()
-	return font.MeasureString(sized(f, em), s).Ceil()
+	sum := 0
+	for _, r := range s {
+		key := glyph{f, r}
+		w, ok := faces.widths[key]
+		if !ok {
+			if len(faces.widths) >= maxWidths {
+				clear(faces.widths)
+			}
+			a, _ := sized(f, unit).GlyphAdvance(r)
+			w = int(a)
+			faces.widths[key] = w
+		}
+		sum += w
+	}
+	if sum == 0 {
+		return 0
+	}
+	return sum*em/(unit*64) + 1
 }
 
 // drawText sets a line of text whose box begins at x, y.
@@ -161,15 +191,8 @@ func greedy(f face, em int, s string, width, lines int) []string {
 
 // breakWord is the longest beginning of a word that fits, at least one letter.
 func breakWord(f face, em int, word string, width int) string {
-	end := 0
-	for i, r := range word {
-		n := i + len(string(r))
-		if end > 0 && measure(f, em, word[:n]) > width {
-			break
-		}
-		end = n
-	}
-	return word[:end]
+	r := []rune(word)
+	return string(r[:max(fitting(f, em, r, width), 1)])
 }
 
 // cut shortens a text to the width and says so by "…".
@@ -178,8 +201,11 @@ func cut(f face, em int, s string, width int) string {
 		return s
 	}
 	r := []rune(s)
-	for len(r) > 0 && measure(f, em, string(r)+"…") > width {
-		r = r[:len(r)-1]
-	}
-	return strings.TrimRight(string(r), " ") + "…"
+	n := fitting(f, em, r, width-measure(f, em, "…"))
+	return strings.TrimRight(string(r[:n]), " ") + "…"
+}
+
+// fitting is how many letters fit a width.
+func fitting(f face, em int, r []rune, width int) int {
+	return sort.Search(len(r), func(i int) bool { return measure(f, em, string(r[:i+1])) > width })
 }

@@ -92,12 +92,12 @@ func TestFramebufferShow(t *testing.T) {
 // Moving a picture gives what painting it anew gives, at every percent, and
 // repaints little.
 func TestMove(t *testing.T) {
-	for _, size := range []image.Point{{640, 480}, {300, 500}} {
+	for _, size := range []image.Point{{320, 240}, {180, 300}} {
 		v := samples[0].tidy()
 		v.Percent, v.Rate, v.ETA = 0, 0, 0
 		pic := newPicture(v, size.X, size.Y)
-		for i := range 41 {
-			v.Percent, v.Rate, v.ETA = float64(i)*2.5, int64(i)*int64(i)*1e6, time.Duration(i)*time.Minute
+		for i := range 21 {
+			v.Percent, v.Rate, v.ETA = float64(i)*5, int64(i)*int64(i)*1e6, time.Duration(i)*time.Minute
 			parts, ok := pic.move(v)
 			lines := 0
 			for _, r := range parts {

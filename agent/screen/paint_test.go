@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/image/font"
 )
 
 var samples = []View{
@@ -38,7 +40,7 @@ var odd = []View{
 	{Number: 3, Kind: Waiting, Percent: 0, Next: "Go"},
 }
 
-var sizes = []image.Point{{1024, 768}, {1920, 1080}, {800, 600}, {1280, 540}, {600, 1024}, {320, 200}}
+var sizes = []image.Point{{1024, 768}, {800, 600}, {960, 400}, {400, 600}, {320, 200}}
 
 // inkBox is the box of all pixels in r that are not the ground's colour.
 func inkBox(img *image.RGBA, r image.Rectangle, ground color.RGBA) image.Rectangle {
@@ -103,7 +105,7 @@ func TestNumberIsHuge(t *testing.T) {
 
 // Each state has a colour and an icon of its own, and text that can be read on it.
 func TestStatesDiffer(t *testing.T) {
-	const w, h = 1024, 768
+	const w, h = 640, 480
 	corners := map[color.RGBA]Kind{}
 	icons := map[string]Kind{}
 	for k := Working; k <= Failed; k++ {
@@ -147,7 +149,7 @@ func contrast(a, b color.RGBA) float64 {
 
 // The bar's filled part is as long as the percent says.
 func TestBar(t *testing.T) {
-	const w, h = 1000, 750
+	const w, h = 500, 375
 	p := palettes[Working]
 	track := mix(p.ground, p.ink, 0.25)
 	for _, percent := range []float64{0, 1, 10, 42, 50, 99, 100} {
@@ -187,6 +189,22 @@ func TestNoOverlap(t *testing.T) {
 				bl.paint(img, image.Rect(0, 100, 900, 100+bl.height), palettes[Working])
 				if box := inkBox(img, img.Bounds(), color.RGBA{}); !box.In(image.Rect(0, 100, 900, 100+bl.height)) {
 					t.Errorf("block %d at %v paints %v, has %v", i, scale, box, image.Rect(0, 100, 900, 100+bl.height))
+				}
+			}
+		}
+	}
+}
+
+// The widths that are added up are those that the library draws.
+func TestMeasure(t *testing.T) {
+	for _, f := range []face{regular, bold} {
+		for _, em := range []int{11, 24, 59, 300} {
+			for _, s := range []string{"", "W", "AVAToy. 12,7 → Слово", samples[3].Next} {
+				faces.Lock()
+				want := font.MeasureString(sized(f, em), s).Ceil()
+				faces.Unlock()
+				if got := measure(f, em, s); got < want || got > want+2 {
+					t.Errorf("%q at %d: %d, the library says %d", s, em, got, want)
 				}
 			}
 		}
@@ -277,14 +295,14 @@ func BenchmarkMove(b *testing.B) {
 // A shape never claims to be further away than it is: filling by leaps and pixel
 // by pixel give the same picture.
 func TestFillLeaps(t *testing.T) {
-	r := image.Rect(0, 0, 160, 120)
+	r := image.Rect(0, 0, 80, 60)
 	shapes := map[string]shape{
-		"disc": disc(80, 60, 40), "octagon": octagon(80, 60, 40), "pill": pill(image.Rect(10, 40, 150, 70)),
-		"rounded": rounded(image.Rect(20, 20, 100, 90), 12), "stroke": stroke(20, 100, 130, 30, 14), "ring": ring(80, 60, 40, 18),
-		"union": union(disc(30, 30, 20), disc(120, 80, 30)),
+		"disc": disc(40, 30, 20), "octagon": octagon(40, 30, 20), "pill": pill(image.Rect(5, 20, 75, 35)),
+		"rounded": rounded(image.Rect(10, 10, 50, 45), 6), "stroke": stroke(10, 50, 65, 15, 7), "ring": ring(40, 30, 20, 9),
+		"union": union(disc(15, 15, 10), disc(60, 40, 15)),
 	}
 	for i := range 21 {
-		shapes[fmt.Sprintf("arc %d", i)] = arc(80, 60, 40, 20, float64(i)/20)
+		shapes[fmt.Sprintf("arc %d", i)] = arc(40, 30, 20, 10, float64(i)/20)
 	}
 	for name, s := range shapes {
 		leaps, steps := image.NewRGBA(r), image.NewRGBA(r)
