@@ -42,14 +42,20 @@ func newDashboard(ctx context.Context, a *appliance.Appliance, log *slog.Logger)
 // people are the store's users with the dashboard's roles.
 type people struct{ store.Users }
 
-func person(u store.User, err error) (dashboard.User, error) {
+// trouble says the store's errors in the dashboard's words.
+func trouble(err error) error {
 	switch {
 	case errors.Is(err, store.ErrNoUser):
-		return dashboard.User{}, dashboard.ErrNoUser
+		return dashboard.ErrNoUser
 	case errors.Is(err, store.ErrNameTaken):
-		return dashboard.User{}, dashboard.ErrNameTaken
-	case err != nil:
-		return dashboard.User{}, err
+		return dashboard.ErrNameTaken
+	}
+	return err
+}
+
+func person(u store.User, err error) (dashboard.User, error) {
+	if err != nil {
+		return dashboard.User{}, trouble(err)
 	}
 	role, err := dashboard.ParseRole(u.Role)
 	return dashboard.User{ID: u.ID, Name: u.Name, Role: role, Disabled: u.Disabled, Created: u.Created, Stamp: u.Stamp}, err
@@ -84,8 +90,15 @@ func (p people) Create(ctx context.Context, actor, name, password string, role d
 }
 
 func (p people) SetRole(ctx context.Context, actor, id string, role dashboard.Role) error {
-	_, err := person(store.User{Role: role.String()}, p.Users.SetRole(ctx, actor, id, role.String()))
-	return err
+	return trouble(p.Users.SetRole(ctx, actor, id, role.String()))
+}
+
+func (p people) SetDisabled(ctx context.Context, actor, id string, off bool) error {
+	return trouble(p.Users.SetDisabled(ctx, actor, id, off))
+}
+
+func (p people) SetPassword(ctx context.Context, actor, id, password string) error {
+	return trouble(p.Users.SetPassword(ctx, actor, id, password))
 }
 
 // shelf is the depot as the dashboard lists it.
