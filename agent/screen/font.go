@@ -79,15 +79,16 @@ func sized(f face, em int) font.Face {
 // line is the distance between two lines of text.
 func line(em int) int { return em * 5 / 4 }
 
-// measure is a text's width in pixels, at most one more than it takes. Fitting a
-// text asks this thousands of times, so it adds up widths that are kept: neither
+// measure is a text's width in pixels, or slightly more: the library rounds each
+// letter to 1/64 of a pixel. Fitting a text asks this thousands of times, so it adds up widths that are kept: neither
 // font has kerning, and unhinted widths grow with the size.
 func measure(f face, em int, s string) int {
 	const unit = 1024
 	faces.Lock()
 	defer faces.Unlock()
-	sum := 0
+	sum, letters := 0, 0
 	for _, r := range s {
+		letters++
 		key := glyph{f, r}
 		w, ok := faces.widths[key]
 		if !ok {
@@ -103,7 +104,7 @@ func measure(f face, em int, s string) int {
 	if sum == 0 {
 		return 0
 	}
-	return sum*em/(unit*64) + 1
+	return (sum*em/unit+letters)/64 + 1
 }
 
 // drawText sets a line of text whose box begins at x, y.
