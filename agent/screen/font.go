@@ -80,8 +80,9 @@ func sized(f face, em int) font.Face {
 func line(em int) int { return em * 5 / 4 }
 
 // measure is a text's width in pixels, or slightly more: the library rounds each
-// letter to 1/64 of a pixel. Fitting a text asks this thousands of times, so it adds up widths that are kept: neither
-// font has kerning, and unhinted widths grow with the size.
+// letter to 1/64 of a pixel. Fitting a text asks this thousands of times, so it
+// adds up widths that are kept: neither font has kerning, and unhinted widths
+// grow with the size.
 func measure(f face, em int, s string) int {
 	const unit = 1024
 	faces.Lock()
