@@ -192,21 +192,21 @@ func gptOf(t *testing.T, disk []byte, block int) int64 {
 
 // Every kind of fault, once at each operation of a run.
 func TestEveryDiskFault(t *testing.T) {
-	p := paint(t, 3, 9<<20, 512)
-	p.m.Slots = []images.Slot{{Name: "checkin", Offset: 5 << 20, Length: images.SlotSize}}
+	p := paint(t, 3, 5<<20, 512)
+	p.m.Slots = []images.Slot{{Name: "checkin", Offset: 9 << 19, Length: images.SlotSize}}
 	url := p.serve(t, nil)
 	job := p.job(url)
 	job.Streams = 2
 	job.Slots = map[string][]byte{"checkin": []byte("{}")}
 
-	d := newMemory(16<<20, 512)
+	d := newMemory(12<<20, 512)
 	out, _ := Write(t.Context(), d, job, new(Meter))
 	mustDone(t, out, p.m.Bytes)
 	judge(t, p, d, job, out, false)
 	ops := d.n
 	for _, kind := range []trick{drop, flip, broken, full} {
 		for at := 1; at <= ops; at++ {
-			d := newMemory(16<<20, 512)
+			d := newMemory(12<<20, 512)
 			hit := ""
 			d.fault = func(n int, op string, off, length int64) trick {
 				if n != at {
@@ -234,13 +234,13 @@ func TestEveryDiskFault(t *testing.T) {
 // at any moment.
 func TestRandomFaults(t *testing.T) {
 	var pictures []*picture
-	for i, size := range []int64{9 << 20, 9<<20 + 512*7, 4 << 20, 6 << 20} {
+	for i, size := range []int64{9 << 20, 5<<20 + 512*7, 4 << 20, 6 << 20} {
 		p := paint(t, uint64(i), size, 512)
 		p.m.Slots = []images.Slot{{Name: "checkin", Offset: size - 2<<20, Length: images.SlotSize}}
 		pictures = append(pictures, p)
 	}
-	p4096 := paint(t, 9, 9<<20, 4096)
-	p4096.m.Slots = []images.Slot{{Name: "checkin", Offset: 5<<20 + 512, Length: images.SlotSize}}
+	p4096 := paint(t, 9, 5<<20, 4096)
+	p4096.m.Slots = []images.Slot{{Name: "checkin", Offset: 9<<19 + 512, Length: images.SlotSize}}
 	pictures = append(pictures, p4096)
 	var mu sync.Mutex
 	results := map[string]int{}

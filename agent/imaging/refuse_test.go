@@ -21,8 +21,8 @@ func TestRefused(t *testing.T) {
 		change      func(p *picture, d *memory, j *Job)
 		cause, next string
 	}{
-		{"disk too small", func(p *picture, d *memory, j *Job) { d.data = d.data[:8<<20] }, "too small", "larger disk"},
-		{"one block too small", func(p *picture, d *memory, j *Job) { d.data = d.data[:9<<20-512] }, "too small", "larger disk"},
+		{"disk too small", func(p *picture, d *memory, j *Job) { d.data = d.data[:4<<20] }, "too small", "larger disk"},
+		{"one block too small", func(p *picture, d *memory, j *Job) { d.data = d.data[:5<<20-512] }, "too small", "larger disk"},
 		{"blocks of 4096", func(p *picture, d *memory, j *Job) { d.block = 4096 }, "blocks of 4096 bytes, the image is made for 512", "image made for such disks"},
 		{"slot too short", func(p *picture, d *memory, j *Job) {
 			p.m.Slots = []images.Slot{{Name: "checkin", Offset: 2 << 20, Length: 512}}
@@ -50,8 +50,8 @@ func TestRefused(t *testing.T) {
 		}, "not approved", "approve it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := paint(t, 1, 9<<20, 512)
-			d := newMemory(16<<20, 512)
+			p := paint(t, 1, 5<<20, 512)
+			d := newMemory(12<<20, 512)
 			j := p.job("")
 			url := p.serve(t, func(h http.Handler) http.Handler {
 				mux := http.NewServeMux()
@@ -117,12 +117,12 @@ func TestResume(t *testing.T) {
 
 // A stop at any operation of the disk ends as failed with the reason.
 func TestStopAnywhere(t *testing.T) {
-	p := paint(t, 3, 9<<20, 512)
+	p := paint(t, 3, 5<<20, 512)
 	url := p.serve(t, nil)
 	run := func(stopAt int) (*memory, wire.Outcome) {
 		ctx, stop := context.WithCancelCause(t.Context())
 		defer stop(nil)
-		d := newMemory(16<<20, 512)
+		d := newMemory(12<<20, 512)
 		d.fault = func(n int, op string, off, length int64) trick {
 			if n == stopAt {
 				stop(errors.New("stopped by Ana"))
@@ -148,7 +148,7 @@ func TestStopAnywhere(t *testing.T) {
 		} else {
 			j.Verifying = hook
 		}
-		d := newMemory(16<<20, 512)
+		d := newMemory(12<<20, 512)
 		out, _ := Write(ctx, d, j, new(Meter))
 		judge(t, p, d, j, out, true)
 		if out.Result != wire.Failed || phase == "started" && d.writes > 0 {
@@ -162,7 +162,7 @@ func TestShrinkingDisk(t *testing.T) {
 	p := paint(t, 2, 9<<20, 512)
 	url := p.serve(t, nil)
 	for _, real := range []int64{2 << 20, 6 << 20, 10 << 20} {
-		d := newMemory(16<<20, 512)
+		d := newMemory(12<<20, 512)
 		d.fault = func(n int, op string, off, length int64) trick {
 			if n > 3 && off+length > real && op != "sync" {
 				return full
@@ -176,7 +176,7 @@ func TestShrinkingDisk(t *testing.T) {
 		}
 	}
 	// One that wraps round: what is written at the end lands at the start.
-	d := newMemory(16<<20, 512)
+	d := newMemory(12<<20, 512)
 	wrap := &wrapping{d, 8 << 20}
 	out, _ := Write(t.Context(), wrap, p.job(url), new(Meter))
 	if out.Result != wire.Failed {
@@ -236,16 +236,16 @@ func TestOddImages(t *testing.T) {
 }
 
 func TestProgressIsExact(t *testing.T) {
-	p := paint(t, 5, 9<<20, 512)
+	p := paint(t, 5, 5<<20, 512)
 	m := new(Meter)
 	j := p.job(p.serve(t, nil))
 	var at []wire.Progress
 	j.Started = func(context.Context) error { at = append(at, m.Progress()); return nil }
 	j.Verifying = j.Started
-	Write(t.Context(), newMemory(16<<20, 512), j, m)
+	Write(t.Context(), newMemory(12<<20, 512), j, m)
 	at = append(at, m.Progress())
-	if at[0].Phase != wire.PhaseImaging || at[0].Done != 0 || at[0].Total != 9<<20 ||
-		at[1].Phase != wire.PhaseVerifying || at[2].Phase != wire.PhaseFinishing || at[2].Done != 9<<20 || at[2].Fetched != p.m.Compressed() {
+	if at[0].Phase != wire.PhaseImaging || at[0].Done != 0 || at[0].Total != 5<<20 ||
+		at[1].Phase != wire.PhaseVerifying || at[2].Phase != wire.PhaseFinishing || at[2].Done != 5<<20 || at[2].Fetched != p.m.Compressed() {
 		t.Fatalf("%+v", at)
 	}
 }
