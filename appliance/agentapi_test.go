@@ -251,29 +251,3 @@ func TestOwnTrouble(t *testing.T) {
 		t.Fatal("a device is shown that was never stored")
 	}
 }
-
-func FuzzBodies(f *testing.F) {
-	f.Add([]byte(text(report(1))), byte(0))
-	f.Add([]byte(`{"job":"x","seq":-1,"outcome":{"mismatches":-1}}`), byte(2))
-	f.Fuzz(func(t *testing.T, body []byte, which byte) {
-		var v any
-		switch which % 4 {
-		case 0:
-			v = &wire.Report{}
-		case 1:
-			v = &wire.Progress{}
-		case 2:
-			v = &wire.Event{}
-		default:
-			v = &wire.FirstBoot{}
-		}
-		if json.Unmarshal(body, v) != nil {
-			return
-		}
-		workshop.Clean(v)
-		once := text(v)
-		if workshop.Clean(v); text(v) != once {
-			t.Fatalf("cleaned twice it is another: %s", once)
-		}
-	})
-}

@@ -1,6 +1,7 @@
 package workshop
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -69,4 +70,35 @@ func TestCleanReachesEverything(t *testing.T) {
 	if len(e.Outcome.Cause) != wire.MaxText || len(e.Outcome.Finish) != maxList || e.Disk.Serial != "a" {
 		t.Fatalf("%+v", e)
 	}
+}
+
+// What is clean stays as it is.
+func FuzzClean(f *testing.F) {
+	f.Add([]byte(`{"boot_id":"b","disks":[{"serial":"\u202eS\u0000","bytes":-1,"found":["ntfs"]}]}`), byte(0))
+	f.Add([]byte(`{"job":"x","seq":-1,"outcome":{"mismatches":-1}}`), byte(2))
+	f.Fuzz(func(t *testing.T, body []byte, which byte) {
+		var v any
+		switch which % 4 {
+		case 0:
+			v = &wire.Report{}
+		case 1:
+			v = &wire.Progress{}
+		case 2:
+			v = &wire.Event{}
+		default:
+			v = &wire.FirstBoot{}
+		}
+		if json.Unmarshal(body, v) != nil {
+			return
+		}
+		Clean(v)
+		once, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		Clean(v)
+		if again, err := json.Marshal(v); err != nil || string(again) != string(once) {
+			t.Fatalf("cleaned twice it is another: %s", once)
+		}
+	})
 }
