@@ -30,7 +30,7 @@ func web(t *testing.T, change func(*Config)) (*shop, string) {
 	t.Helper()
 	s := newShop(t, func(c *Config) {
 		c.Files = fstest.MapFS{
-			"vmlinuz": {Data: bootBytes}, "shimx64.efi": {Data: bootBytes}, "grubx64.efi": {Data: bootBytes},
+			"vmlinuz": {Data: bootBytes}, "initrd": {Data: bootBytes}, "shimx64.efi": {Data: bootBytes}, "grubx64.efi": {Data: bootBytes},
 			"undionly.kpxe": {Data: bootBytes}, "secret/key": {Data: bootBytes},
 		}
 		if change != nil {
@@ -104,6 +104,31 @@ func TestFilesByHTTP(t *testing.T) {
 	first := s.desk.sightings()[0]
 	if first.What != "http" || first.MAC != mac1 || first.Bytes != int64(len(bootBytes)) || first.Detail != "GET vmlinuz" || first.Err != "" {
 		t.Errorf("the first sighting is %+v", first)
+	}
+}
+
+// GRUB's HTTP takes an error's body for the file.
+func TestGRUBGetsNoErrorPage(t *testing.T) {
+	_, url := web(t, nil)
+	req, err := http.NewRequestWithContext(t.Context(), "GET", url+"/boot/initrd2", nil)
+	must(t, err)
+	req.Header.Set("User-Agent", "GRUB 2.12-9")
+	if res, err := http.DefaultClient.Do(req); err == nil {
+		res.Body.Close()
+		t.Errorf("answered %s", res.Status)
+	}
+}
+
+func TestNoScriptWithoutItsFiles(t *testing.T) {
+	s, url := web(t, func(c *Config) { c.Files = fstest.MapFS{"vmlinuz": {Data: bootBytes}} })
+	for _, path := range []string{"/boot/grub/" + mac1, "/boot/ipxe/" + mac1} {
+		if _, text := fetch(t, "GET", url+path); strings.Contains(text, "/boot/vmlinuz") || !strings.Contains(text, "the boot file initrd is missing") {
+			t.Errorf("%s: %s", path, text)
+		}
+	}
+	s.desk.answer = Answer{Local: true}
+	if _, text := fetch(t, "GET", url+"/boot/ipxe/"+mac1); !strings.Contains(text, "sanboot") {
+		t.Errorf("its own disk needs no files: %s", text)
 	}
 }
 

@@ -88,9 +88,29 @@ func (s *Server) serveFile(c echo.Context, name string) error {
 }
 
 // notFound has a body on purpose: shim 16 asks for optional files, and an
-// empty 404 leaves it waiting for one for ever.
+// empty 404 leaves it waiting for one for ever. GRUB 2.12 over its own TCP gets
+// no answer at all: it takes the body of a 404 (and of a 503) for the file, and
+// a kernel with that for its initramfs panics. Only a connection that ends
+// makes its command fail.
 func notFound(c echo.Context) error {
+	if strings.HasPrefix(c.Request().UserAgent(), "GRUB") {
+		panic(http.ErrAbortHandler)
+	}
 	return c.String(http.StatusNotFound, "not here\n")
+}
+
+// complete says what a PC would look for in vain: GRUB can't be told so later.
+func (s *Server) complete() error {
+	for _, name := range []string{"vmlinuz", "initrd"} {
+		f, size, err := s.open(name)
+		if err == nil {
+			f.Close()
+		}
+		if err != nil || size == 0 {
+			return fmt.Errorf("the boot file %s is missing: run refurb payload build on the server", name)
+		}
+	}
+	return nil
 }
 
 func (s *Server) serveIPXE(c echo.Context) error {
@@ -137,11 +157,14 @@ func (s *Server) script(c echo.Context, ipxe bool, write func(Answer) (string, e
 	answer, err := s.cfg.Desk.Boot(ctx, client)
 	var text string
 	if err == nil {
-		text, err = write(answer)
-		g.Detail = "agent"
-		if answer.Local {
-			g.Detail = "own disk"
+		g.Detail = "own disk"
+		if !answer.Local {
+			g.Detail = "agent"
+			err = s.complete()
 		}
+	}
+	if err == nil {
+		text, err = write(answer)
 	}
 	if err != nil {
 		g.Detail, g.Err = "refused", err.Error()

@@ -52,7 +52,6 @@ func TestMain(m *testing.M) {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), roleVar+"="+roleInside)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = inherited()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, "these tests need a network namespace (run as root):", err)
@@ -68,18 +67,6 @@ func TestMain(m *testing.M) {
 	}()
 	_ = cmd.Wait()
 	os.Exit(cmd.ProcessState.ExitCode())
-}
-
-// inherited are the pipes that the fuzzer's coordinator gives to its workers.
-func inherited() []*os.File {
-	var files []*os.File
-	for fd := uintptr(3); fd < 5; fd++ {
-		if !strings.Contains(strings.Join(os.Args, " "), "-test.fuzzworker") {
-			break
-		}
-		files = append(files, os.NewFile(fd, ""))
-	}
-	return files
 }
 
 // desk is a workshop that gives one answer to all and keeps what it sees.
@@ -134,7 +121,7 @@ type vmServer struct {
 	Proxy, Plain, Advert                        bool
 	Answer                                      Answer
 	Refuse                                      string
-	Fail                                        map[string]int // path → GETs that are answered 503 first
+	Faults                                      map[string][]string // by path: what befalls the first requests, "404", "503", "drop" or "cut"; the last one for ever with "…" after it
 }
 
 const vmServerVar = "REFURB_NETBOOT_SERVER"
@@ -171,21 +158,7 @@ func serveForVM() int {
 	}
 	e := echo.New()
 	e.Pre(CleanPath)
-	var mu sync.Mutex
-	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
-		return func(c echo.Context) error {
-			mu.Lock()
-			fail := c.Request().Method == http.MethodGet && v.Fail[c.Request().URL.Path] > 0
-			if fail {
-				v.Fail[c.Request().URL.Path]--
-			}
-			mu.Unlock()
-			if fail {
-				return c.String(http.StatusServiceUnavailable, "not now\n")
-			}
-			return next(c)
-		}
-	})
+	e.Use(faults(v.Faults))
 	s.Register(e)
 	ln, err := net.Listen("tcp", net.JoinHostPort(v.IP, "8080"))
 	if err != nil {
@@ -200,6 +173,49 @@ func serveForVM() int {
 	}
 	_ = srv.Close()
 	return 0
+}
+
+// faults lets requests fail as they are told to.
+func faults(by map[string][]string) echo.MiddlewareFunc {
+	var mu sync.Mutex
+	next := func(path string) string {
+		mu.Lock()
+		defer mu.Unlock()
+		f := by[path]
+		if len(f) == 0 || len(f) == 2 && f[1] == "…" {
+			return strings.Join(f[:min(1, len(f))], "")
+		}
+		by[path] = f[1:]
+		return f[0]
+	}
+	return func(h echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			switch next(c.Request().URL.Path) {
+			case "404":
+				return c.String(http.StatusNotFound, "not here\n")
+			case "503":
+				return c.String(http.StatusServiceUnavailable, "not now\n")
+			case "drop":
+				conn, _, err := c.Response().Hijack()
+				if err != nil {
+					return err
+				}
+				return conn.Close()
+			case "cut":
+				if c.Request().Method == http.MethodHead {
+					return h(c)
+				}
+				conn, _, err := c.Response().Hijack()
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				_, err = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n%s", strings.Repeat("x", 300000))
+				return err
+			}
+			return h(c)
+		}
+	}
 }
 
 func write(t testing.TB, dir, name string, b []byte) {

@@ -78,6 +78,9 @@ func (o *sockets) close() {
 
 func (s *Server) serve(ctx context.Context, o *sockets) error {
 	s.log.Info("network boot is served", "interface", s.cfg.Interface, "address", s.cfg.IP, "mode", s.cfg.Mode)
+	if err := s.complete(); err != nil {
+		s.log.Warn("PCs will not boot", "err", err)
+	}
 	g, run := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serveDHCP(run, o.dhcp, dhcpPort) })
 	g.Go(func() error { return s.serveDHCP(run, o.proxy, proxyPort) })

@@ -16,8 +16,9 @@ import (
 const maxScript = 8192
 
 // baseArgs go to every kernel. The last console is the one that /dev/console
-// is; "quiet" keeps the PC's screen for what the agent has to say.
-const baseArgs = "console=tty0 console=ttyS0,115200 quiet loglevel=3"
+// is; "quiet" keeps the PC's screen for what the agent has to say; a kernel that
+// can't go on starts the PC again instead of waiting for somebody.
+const baseArgs = "console=tty0 console=ttyS0,115200 quiet loglevel=3 panic=30"
 
 // Words on the PC's screen, in both boot loaders. They do without quotes and
 // apostrophes, which both take for their own.
