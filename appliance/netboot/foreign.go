@@ -2,8 +2,8 @@ package netboot
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"time"
 
@@ -12,54 +12,54 @@ import (
 )
 
 const (
-	foreignWait  = 4 * time.Second // dnsmasq pings an address for 3 s before it offers it
 	foreignEvery = 5 * time.Minute
 	foreignQuiet = 10 * time.Minute // between two warnings of one server
 )
 
-// watchForeign looks for another DHCP server, as a PC would. Two of them break
-// the boot of PCs and, in a house's network, more than that: one found at the
-// start ends us, before anybody depends on our leases.
+// FindServer asks the network of an interface for a DHCP server, as a PC would,
+// and gives the first one's address. No answer within four seconds is an
+// invalid address and no error. The machine's own server is not found: its
+// socket doesn't hear what its own card sends.
+func FindServer(ctx context.Context, iface string) (netip.Addr, error) {
+	// dnsmasq pings an address for 3 s before it offers it.
+	c, err := nclient4.New(iface, nclient4.WithTimeout(2*time.Second), nclient4.WithRetry(2))
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("looking for DHCP servers on %s: %w", iface, err)
+	}
+	defer c.Close()
+	offer, err := c.DiscoverOffer(ctx, dhcpv4.WithBroadcast(true))
+	switch {
+	case errors.Is(err, nclient4.ErrNoResponse):
+		return netip.Addr{}, nil
+	case err != nil:
+		return netip.Addr{}, fmt.Errorf("looking for DHCP servers on %s: %w", iface, err)
+	}
+	other, ok := addr(offer.ServerIdentifier())
+	if !ok {
+		other, _ = addr(offer.ServerIPAddr)
+	}
+	return other, nil
+}
+
+// watchForeign looks for another DHCP server now and then; somebody may plug a
+// router in. PCs that choose it are noticed too, by their requests.
 func (s *Server) watchForeign(ctx context.Context) error {
-	for first := true; ; first = false {
-		other, err := findServer(ctx, s.cfg.Interface)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil:
-			s.log.Warn("could not look for another DHCP server on this network", "err", err)
-		case other.IsValid() && other != s.cfg.IP && first:
-			return fmt.Errorf("another DHCP server, %v, answers on %s: set dhcp = \"proxy\" to work beside it, or unplug it and start again", other, s.cfg.Interface)
-		case other.IsValid():
-			s.foreignSeen(other)
-		}
+	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(foreignEvery):
 		}
+		other, err := FindServer(ctx, s.cfg.Interface)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			s.log.Warn("another DHCP server would not be noticed", "err", err)
+		case other != s.cfg.IP:
+			s.foreignSeen(other)
+		}
 	}
-}
-
-// findServer sends one DISCOVER and gives the server that answers, if any. Our
-// own sockets don't hear what our own card sends.
-func findServer(ctx context.Context, ifname string) (netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(ctx, foreignWait)
-	defer cancel()
-	c, err := nclient4.New(ifname, nclient4.WithTimeout(foreignWait/2), nclient4.WithRetry(2))
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	defer c.Close()
-	offer, err := c.DiscoverOffer(ctx, dhcpv4.WithBroadcast(true))
-	if err != nil {
-		return netip.Addr{}, nil // silence, as it should be
-	}
-	other, ok := addr(offer.ServerIdentifier())
-	if !ok {
-		other, _ = addr(net.IP(offer.ServerIPAddr))
-	}
-	return other, nil
 }
 
 // foreignSeen warns, now and then, of another server on a network that we were

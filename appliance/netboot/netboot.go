@@ -88,7 +88,8 @@ type Desk interface {
 	// Boot says what the PC shall boot. It is called once for every script
 	// fetched by GET, never for HEAD. An error is shown on the PC's screen.
 	Boot(ctx context.Context, c Client) (Answer, error)
-	// Sighting is told of every packet and file. It must not block.
+	// Sighting is told of every packet and file; they are not logged otherwise.
+	// It must not block.
 	Sighting(s Sighting)
 }
 
@@ -233,9 +234,4 @@ func (s *Server) sight(g Sighting) {
 		g.Time = time.Now()
 	}
 	s.cfg.Desk.Sighting(g)
-	level := slog.LevelDebug
-	if g.Err != "" {
-		level = slog.LevelWarn
-	}
-	s.log.Log(context.Background(), level, "boot: "+g.What, "mac", g.MAC, "ip", g.IP, "detail", g.Detail, "bytes", g.Bytes, "err", g.Err)
 }

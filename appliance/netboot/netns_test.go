@@ -297,18 +297,19 @@ func TestRenewalIsAnsweredAtTheAddress(t *testing.T) {
 	}
 }
 
-func TestAnotherServerAtTheStart(t *testing.T) {
+func TestFindServer(t *testing.T) {
 	c := newCable(t)
-	c.address("10.77.0.2/24")
+	if other, err := FindServer(t.Context(), c.srv); err != nil || other.IsValid() {
+		t.Errorf("on an empty network: %v %v", other, err)
+	}
 	// The other one is ours as well, at the far end of the cable.
-	far := Config{Interface: c.pc, IP: netip.MustParseAddr("10.77.0.2"), Net: ourNet,
-		PoolFrom: netip.MustParseAddr("10.77.0.200"), PoolTo: netip.MustParseAddr("10.77.0.210"),
-		HTTPPort: 8080, Files: fstest.MapFS{}, LeaseFile: filepath.Join(t.TempDir(), "l"), Desk: &desk{}}
+	c.address("10.77.0.2/24")
+	far := c.config(&desk{})
+	far.Interface, far.IP = c.pc, netip.MustParseAddr("10.77.0.2")
 	other, err := New(far)
 	must(t, err)
 	other.taken = func(context.Context, netip.Addr, string) bool { return false }
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	var conn *net.UDPConn
 	c.inside(func() error {
 		conn, err = listen(ctx, c.pc, netip.Addr{}, dhcpPort)
@@ -316,13 +317,21 @@ func TestAnotherServerAtTheStart(t *testing.T) {
 	})
 	done := make(chan error)
 	go func() { done <- other.serveDHCP(ctx, conn, dhcpPort) }()
-
-	s, err := New(c.config(&desk{}))
-	must(t, err)
-	err = s.Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "another DHCP server, 10.77.0.2, answers on "+c.srv) {
-		t.Errorf("beside another server, Run ended with %v", err)
+	if got, err := FindServer(t.Context(), c.srv); err != nil || got != far.IP {
+		t.Errorf("found %v %v, want %v", got, err, far.IP)
 	}
+
+	// A PC that takes the other's offer gives it away too.
+	d := &desk{}
+	start(t, c.config(d))
+	choose, err := dhcpv4.NewDiscovery(hardware(t, mac1), dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(far.IP.AsSlice())))
+	must(t, err)
+	c.unicast("10.77.0.2:68", choose)
+	wait(t, func() bool {
+		g, ok := d.find("offer")
+		return ok && strings.Contains(g.Err, "another DHCP server, 10.77.0.2")
+	})
 	cancel()
 	<-done
 }

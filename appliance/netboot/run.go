@@ -18,8 +18,8 @@ type sockets struct {
 
 // Run serves DHCP, TFTP and, when asked for, router advertisements until ctx
 // ends; it then returns ctx's error. An error before that names what is in the
-// way and what to do; another DHCP server that answers in Full mode is one when
-// it is found at the start, and only a warning later. The HTTP part is served by whoever Register was called
+// way and what to do. Another DHCP server beside Full mode is only warned of: ask
+// FindServer first. The HTTP part is served by whoever Register was called
 // for.
 func (s *Server) Run(ctx context.Context) error {
 	o, err := s.openSockets(ctx)
