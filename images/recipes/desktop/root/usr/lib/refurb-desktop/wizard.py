@@ -39,7 +39,8 @@ button:hover { background: #eef4f7; }
 button:focus { border-color: #1f6f8b; box-shadow: 0 0 0 2px rgba(31, 111, 139, .35); }
 button.go { color: #ffffff; background: #1f6f8b; border-color: #1f6f8b; font-weight: 600; }
 button.go:hover { background: #195b72; }
-button.language { font-size: 21px; padding: 13px 24px; }
+button.language { padding: 10px 24px; min-height: 34px; }
+button.language label { font-size: 21px; }
 list, list row { background: #ffffff; color: #17324a; }
 list { border-radius: 7px; }
 scrolledwindow { border: 1px solid #c3ccd3; border-radius: 7px; }
@@ -87,6 +88,7 @@ class Wizard(Gtk.Window):
         self.zone = None
         self.answers = {"name": "", "login": "", "password": ""}
         screen = Gdk.Display.get_default().get_default_screen()
+        monitor = Gdk.Display.get_default().get_monitor(0).get_geometry()
         provider = Gtk.CssProvider()
         provider.load_from_data(CSS)
         Gtk.StyleContext.add_provider_for_screen(screen, provider, Gtk.STYLE_PROVIDER_PRIORITY_USER)
@@ -95,7 +97,7 @@ class Wizard(Gtk.Window):
         self.get_style_context().add_class("sky")
         self.outer = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=22, halign=Gtk.Align.CENTER, valign=Gtk.Align.CENTER)
         self.add(self.outer)
-        self.set_default_size(screen.get_width(), screen.get_height())
+        self.set_default_size(monitor.width, monitor.height)
         self.fullscreen()
         self.page(self.languages, 0)
 
@@ -157,8 +159,8 @@ class Wizard(Gtk.Window):
     def keyboards(self, card):
         card.pack_start(label(self.w("keyboard"), "title"), False, False, 0)
         card.pack_start(label(self.w("keyboard-text"), "text"), False, False, 0)
-        rows = Gtk.ListBox()
-        scroll = Gtk.ScrolledWindow(hscrollbar_policy=Gtk.PolicyType.NEVER, min_content_height=196)
+        rows = Gtk.ListBox(activate_on_single_click=False)
+        scroll = Gtk.ScrolledWindow(hscrollbar_policy=Gtk.PolicyType.NEVER, min_content_height=214)
         scroll.add(rows)
         card.pack_start(scroll, True, True, 0)
         hint = label("", "small")
@@ -181,7 +183,17 @@ class Wizard(Gtk.Window):
             hint.set_text(self.w("switch") if "," in layout else "")
 
         rows.connect("row-selected", selected)
-        card.pack_start(Gtk.Entry(placeholder_text=self.w("try")), False, False, 0)
+        attempt = Gtk.Entry(placeholder_text=self.w("try"))
+        card.pack_start(attempt, False, False, 0)
+
+        def leave(_, event):  # a list takes Tab for the way to its next row
+            if event.keyval == Gdk.KEY_Tab:
+                attempt.grab_focus()
+                return True
+            return False
+
+        rows.connect("key-press-event", leave)
+        rows.connect("row-activated", lambda *_: self.page(self.user, 2))
         card.pack_start(hint, False, False, 0)
         line = Gtk.Box(spacing=14)
         line.pack_start(label(self.w("zone"), "field"), False, False, 0)
