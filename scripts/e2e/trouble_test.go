@@ -26,8 +26,8 @@ func TestTroubleFails(t *testing.T) {
 	}{
 		{name: "disk too small", disk: lab.Disk{Bytes: 32 << 20}, reason: "too small"},
 		{name: "4096-byte blocks", disk: lab.Disk{Bytes: 256 << 20, Block: 4096}, reason: "4096"},
-		{name: "writes fail", disk: lab.Disk{Bytes: 256 << 20, Node: "driver=blkdebug,image.driver=file,image.filename=DISK,inject-error.0.event=none,inject-error.0.iotype=write,inject-error.0.errno=5,inject-error.0.sector=20480"}, reason: "writing"},
-		{name: "a disk that drops what it is given", disk: lab.Disk{Bytes: 256 << 20, Node: "driver=null-co,size=268435456,read-zeroes=on"}, reason: "gave back"},
+		{name: "writes fail", disk: lab.Disk{Bytes: 256 << 20, Node: "driver=blkdebug,image.driver=file,image.filename=DISK,inject-error.0.event=none,inject-error.0.iotype=write,inject-error.0.errno=5,inject-error.0.sector=20480"}, reason: "writ"},
+		{name: "a disk that drops what it is given", disk: lab.Disk{Bytes: 256 << 20, Node: "driver=null-co,size=268435456,read-zeroes=on"}, reason: "read back"},
 		{name: "corrupt image", disk: lab.Disk{Bytes: 256 << 20}, reason: "damaged", spoil: func(s *shop) {
 			f, err := os.OpenFile(filepath.Join(s.data, "images", built.root, "frames"), os.O_RDWR, 0)
 			must(s, err)
@@ -79,7 +79,7 @@ func slow(s *shop, rate int) lab.Config {
 func TestApplianceKilled(t *testing.T) {
 	s := open(t)
 	s.lot(true)
-	pc := s.pc(slow(s, 2<<20))
+	pc := s.pc(slow(s, 4<<20))
 	s.start(pc)
 	s.until(pc, "writing", is(workshop.Imaging))
 	s.app.Kill()
@@ -95,7 +95,7 @@ func TestApplianceKilled(t *testing.T) {
 func TestCablePulled(t *testing.T) {
 	s := open(t, "--lost-after", "10s")
 	s.lot(true)
-	pc := s.pc(slow(s, 2<<20))
+	pc := s.pc(slow(s, 4<<20))
 	s.start(pc)
 	s.until(pc, "writing", is(workshop.Imaging))
 	must(s, pc.Unplug())
@@ -115,7 +115,7 @@ func TestCablePulled(t *testing.T) {
 func TestPowerCut(t *testing.T) {
 	s := open(t, "--lost-after", "10s")
 	s.lot(true)
-	pc := s.pc(slow(s, 2<<20))
+	pc := s.pc(slow(s, 4<<20))
 	s.start(pc)
 	first := s.until(pc, "writing", func(d workshop.DeviceView) bool {
 		return d.Job.State == workshop.Imaging && d.Progress != nil && d.Progress.Done > 8<<20
@@ -138,7 +138,7 @@ func TestPowerCut(t *testing.T) {
 func TestDiskVanishes(t *testing.T) {
 	s := open(t)
 	s.lot(true)
-	cfg := slow(s, 2<<20)
+	cfg := slow(s, 4<<20)
 	cfg.Disks[0].Bus = "scsi" // may be taken away while it is in use
 	pc := s.pc(cfg)
 	s.start(pc)
