@@ -178,19 +178,21 @@ func serveForVM() int {
 // faults lets requests fail as they are told to.
 func faults(by map[string][]string) echo.MiddlewareFunc {
 	var mu sync.Mutex
-	next := func(path string) string {
+	next := func(method, path string) string {
 		mu.Lock()
 		defer mu.Unlock()
 		f := by[path]
-		if len(f) == 0 || len(f) == 2 && f[1] == "…" {
-			return strings.Join(f[:min(1, len(f))], "")
+		if len(f) == 0 || method == http.MethodHead && (f[0] == "cut" || f[0] == "drop") {
+			return ""
 		}
-		by[path] = f[1:]
+		if len(f) != 2 || f[1] != "…" {
+			by[path] = f[1:]
+		}
 		return f[0]
 	}
 	return func(h echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			switch next(c.Request().URL.Path) {
+			switch next(c.Request().Method, c.Request().URL.Path) {
 			case "404":
 				return c.String(http.StatusNotFound, "not here\n")
 			case "503":
@@ -202,9 +204,6 @@ func faults(by map[string][]string) echo.MiddlewareFunc {
 				}
 				return conn.Close()
 			case "cut":
-				if c.Request().Method == http.MethodHead {
-					return h(c)
-				}
 				conn, _, err := c.Response().Hijack()
 				if err != nil {
 					return err

@@ -167,22 +167,17 @@ for f in $first /EFI/debian/shimx64.efi /EFI/Microsoft/Boot/bootmgfw.efi; do
 done
 ` + grubEnd(noDisk, 60)
 	} else {
-		text = fmt.Sprintf(`set kernel=no
-set initrd=no
-for i in 1 2 3; do
-  if [ $kernel = no ]; then
-    if linux (http,%[1]s)/boot/vmlinuz %[2]s; then set kernel=yes; else sleep 3; fi
+		// GRUB 2.12 only opens the initramfs here and reads it when the kernel's
+		// EFI stub asks for it (LoadFile2). When that fails the stub comes back,
+		// so the loop is around "boot" too.
+		text = fmt.Sprintf(`for i in 1 2 3; do
+  if linux (http,%[1]s)/boot/vmlinuz %[2]s; then
+    if initrd (http,%[1]s)/boot/initrd; then boot; fi
   fi
+  echo "%[3]s ($i of 3)..."
+  sleep 3
 done
-if [ $kernel = yes ]; then
-  for i in 1 2 3; do
-    if [ $initrd = no ]; then
-      if initrd (http,%[1]s)/boot/initrd; then set initrd=yes; else sleep 3; fi
-    fi
-  done
-fi
-if [ $initrd = yes ]; then boot; fi
-`, host, args) + grubEnd(noFiles, 30)
+`, host, args, tryAgain) + grubEnd(noFiles, 30)
 	}
 	return pad(text)
 }
