@@ -3,14 +3,17 @@
 package recipes_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -25,6 +28,8 @@ import (
 	"refurb/appliance/payload"
 	"refurb/images"
 	"refurb/images/recipes"
+
+	"github.com/diskfs/go-diskfs/partition/gpt"
 )
 
 var (
@@ -197,8 +202,9 @@ func TestTinyStarts(t *testing.T) {
 	})
 }
 
-// TestDesktopStarts waits for the check-in; nobody answers the questions of the
-// first start.
+// TestDesktopStarts puts the desktop onto a larger disk, as the agent does,
+// waits for its check-in and switches it off as a person would. Nobody answers
+// the questions of the first start.
 func TestDesktopStarts(t *testing.T) {
 	if !*full {
 		t.Log("only with -full")
@@ -208,26 +214,84 @@ func TestDesktopStarts(t *testing.T) {
 	if err := recipes.Build(t.Context(), "debian-desktop", options(t, disk)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(disk, 12<<30); err != nil {
-		t.Fatal(err)
-	}
+	root := enlarge(t, disk, 12<<30)
 	srv, got := workshop(t)
 	fill(t, disk, srv)
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
+	qmp := filepath.Join(t.TempDir(), "qmp")
 	end := make(chan string, 1)
 	go func() {
-		serial, err := start(t, ctx, wire.ModeUEFI64, disk, "-m", "2048", "-smp", "2")
+		serial, err := start(t, ctx, wire.ModeUEFI64, disk, "-m", "2048", "-smp", "2", "-qmp", "unix:"+qmp+",server=on,wait=off")
 		end <- fmt.Sprintf("%v\n%s", err, serial)
 	}()
 	select {
 	case first := <-got:
-		if first.Mode != wire.ModeUEFI64 || !strings.HasPrefix(first.System, "Debian GNU/Linux 13") || first.Root == "" || first.MAC == "" {
+		if first.Mode != wire.ModeUEFI64 || !strings.HasPrefix(first.System, "Debian GNU/Linux 13") || first.Root != "/dev/vda3" || first.MAC != "52:54:00:f1:57:b0" {
 			t.Errorf("%+v", first)
 		}
-		cancel()
+		powerButton(t, qmp)
 		<-end
 	case s := <-end:
 		t.Fatalf("it never checked in: %s", s)
+	}
+	if ctx.Err() != nil {
+		t.Error("the power button did not switch it off")
+	}
+	// Superblock, ext4 kernel documentation: blocks at 4 (those above 2^32 elsewhere), of 4 KiB.
+	f, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sb := make([]byte, 64)
+	if _, err := f.ReadAt(sb, root.GetStart()+1024); err != nil {
+		t.Fatal(err)
+	}
+	if n := int64(binary.LittleEndian.Uint32(sb[4:])) * 4096; n < root.GetSize()-(16<<20) {
+		t.Errorf("the root file system has %d bytes of a partition of %d", n, root.GetSize())
+	}
+}
+
+// enlarge moves the partition table to the end of a larger disk and the end of
+// the last partition with it.
+func enlarge(t *testing.T, disk string, size int64) *gpt.Partition {
+	t.Helper()
+	f, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	table, err := gpt.Read(f, 512, 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	table.Resize(uint64(size))
+	last := table.Partitions[len(table.Partitions)-1]
+	last.Expand(table.LastDataSector() - last.End)
+	if err := table.Write(f, size); err != nil {
+		t.Fatal(err)
+	}
+	return last
+}
+
+// powerButton presses it, by QEMU's machine protocol.
+func powerButton(t *testing.T, socket string) {
+	t.Helper()
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte(`{"execute":"qmp_capabilities"}` + "\n" + `{"execute":"system_powerdown"}` + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	for s := bufio.NewScanner(c); s.Scan(); { // until the PC is off: a closed line could lose the order
+		if strings.Contains(s.Text(), `"SHUTDOWN"`) {
+			return
+		}
 	}
 }
