@@ -1,9 +1,11 @@
 package netboot
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"io/fs"
 	"net"
@@ -14,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -104,6 +107,33 @@ func TestFilesByHTTP(t *testing.T) {
 	first := s.desk.sightings()[0]
 	if first.What != "http" || first.MAC != mac1 || first.Bytes != int64(len(bootBytes)) || first.Detail != "GET vmlinuz" || first.Err != "" {
 		t.Errorf("the first sighting is %+v", first)
+	}
+}
+
+// What a PC has ended is reset, not kept; what it asked for comes whole.
+func TestListenerForgetsEndedConnections(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(bootBytes) }))
+	srv.Listener.Close()
+	srv.Listener = Listener(l)
+	srv.Start()
+	defer srv.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	defer c.Close()
+	must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
+	_, err = c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	must(t, err)
+	in := bufio.NewReader(c)
+	res, err := http.ReadResponse(in, nil)
+	must(t, err)
+	if b, err := io.ReadAll(res.Body); err != nil || !bytes.Equal(b, bootBytes) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	must(t, c.(*net.TCPConn).CloseWrite())
+	if _, err := in.ReadByte(); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("after the end: %v, want a reset", err)
 	}
 }
 
