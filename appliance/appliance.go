@@ -55,7 +55,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Appliance, error)
 	}
 	a.Registry, err = workshop.Open(ctx, workshop.Config{
 		Store: a.Store, Images: catalogue{a.Depot}, BaseURL: a.urls,
-		LostAfter: cfg.LostAfter, Payload: a.files.Describe(), PinB64: keys.Pin, Log: log,
+		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Describe(), PinB64: keys.Pin, Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, a.Store.Close())

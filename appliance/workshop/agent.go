@@ -130,7 +130,8 @@ func (r *Registry) identify(d *draft, b *Boot, rep *wire.Report) (*Device, error
 func (r *Registry) reported(d *draft, dev *Device, b *Boot) error {
 	cutOff := false
 	old := r.newest(dev.ID)
-	if old != nil && old.Boot != b.BootID && d.now.Sub(old.Created) < betweenStarts {
+	// Not so where the appliance's clock was set back: it would wait for years.
+	if old != nil && old.Boot != b.BootID && !d.now.Before(old.Created) && d.now.Sub(old.Created) < betweenStarts {
 		return &Refusal{Kind: Busy, Message: "This PC starts again and again", Next: "Wait a few seconds and restart it"}
 	}
 	if old != nil && old.Boot == b.BootID {
@@ -232,7 +233,7 @@ func (r *Registry) settle(d *draft, dev *Device, j *Job) error {
 	if dev.Again {
 		f.again = dev.AgainBy
 	}
-	if l := r.lots[r.open]; l != nil && l.Standing && dev.Lot == l.ID {
+	if l := r.lots[r.open]; l != nil && l.Standing && dev.Lot == l.ID && dev.State.inWork() {
 		f.standing = l.ID
 		for _, id := range r.history[dev.ID] {
 			if r.jobs[id].Standing == l.ID {
@@ -303,7 +304,7 @@ func (r *Registry) stillApproved(d *draft, dev *Device, j *Job) error {
 	}
 	_, _, err := r.cfg.Images.Image(j.Image)
 	switch {
-	case d.now.Sub(a.At) > approvalFor:
+	case a.expired(d.now):
 		v.reason = "The approval has expired after ten minutes"
 	case i < 0 || never(v.disk) != "":
 		v.reason = "The approved disk is no longer there"
@@ -336,7 +337,7 @@ func (r *Registry) enter(d *draft, token string) (*Boot, error) {
 	if j.State == JobLost {
 		return b, r.resume(d, d.device(b.Device), d.job(j.ID))
 	}
-	if j.State == Approved && d.now.Sub(j.Approval.At) > approvalFor {
+	if j.State == Approved && j.Approval.expired(d.now) {
 		return b, r.stillApproved(d, d.device(b.Device), d.job(j.ID))
 	}
 	return b, nil
@@ -391,15 +392,15 @@ func (r *Registry) Plan(ctx context.Context, token string, have int64, wait time
 // held rather than sent to fetch nothing.
 func (r *Registry) answer(ctx context.Context, b *Boot, token string) (plan wire.Plan, err error) {
 	err = r.decide(ctx, func(d *draft) error {
+		// The end of a long poll is no word of the PC: it may have been switched
+		// off meanwhile and be on its next start.
 		j := r.newest(b.Device)
-		if j != nil && j.Boot == b.BootID {
-			r.at(b.Device).heard = d.now
-			if j.State == Approved {
-				if err := r.stillApproved(d, d.device(b.Device), d.job(j.ID)); err != nil || d.jobs[0].State == Approved {
-					d.devices, d.jobs = nil, nil
-					return err
-				}
-			}
+		if j == nil || j.Boot != b.BootID || j.State != Approved {
+			return nil
+		}
+		if err := r.stillApproved(d, d.device(b.Device), d.job(j.ID)); err != nil || d.jobs[0].State == Approved {
+			d.devices, d.jobs = nil, nil
+			return err
 		}
 		return nil
 	})
@@ -430,7 +431,7 @@ func (r *Registry) plan(dev *Device, j *Job, b *Boot, token string) wire.Plan {
 		disk := j.Approval.Disk
 		p.Action, p.Disk, p.Content = wire.ActionImage, &disk, j.Approval.Class
 		p.Image = &wire.Image{
-			Name: j.ImageName, Root: j.Image, ManifestURL: at + "/manifest", FramesURL: at + "/frames", Streams: streams,
+			Name: j.ImageName, Root: j.Image, ManifestURL: at + "/manifest", FramesURL: at + "/frames", Streams: r.cfg.Streams,
 			Checkin: wire.Checkin{URL: agentURL + wire.PathCheckin, Pin: r.cfg.PinB64, Token: checkinToken(token, j.ID)},
 		}
 	case Verified, FirstBoot:

@@ -50,6 +50,8 @@ func (r *Registry) OpenLot(ctx context.Context, actor, donor, image string, stan
 	}
 	// Each waiting PC is a decision of its own: one that fails to be stored
 	// must not close the lot again.
+	// Nor does one who hangs up leave the rest of them waiting.
+	ctx = context.WithoutCancel(ctx)
 	for _, v := range r.waiting() {
 		if err := r.again(ctx, v); err != nil {
 			r.cfg.Log.Error("settling a PC that waited for a lot", "device", v, "err", err)
@@ -120,6 +122,9 @@ func (r *Registry) Approve(ctx context.Context, actor, jobID, diskPath, serialTa
 			return &Refusal{Kind: Conflict, Message: "This job doesn't wait for an approval", Next: "Look at the device page again"}
 		}
 		dev, j := d.device(old.Device), d.job(jobID)
+		if err := workable(dev); err != nil {
+			return err
+		}
 		if !j.Hold.Approvable() {
 			return &Refusal{Kind: Conflict, Message: "An approval is not enough here: " + j.Reason, Next: j.Next}
 		}
@@ -174,10 +179,8 @@ func (r *Registry) ImageAgain(ctx context.Context, actor, deviceID, image string
 		if v == nil {
 			return &Refusal{Kind: NotFound, Message: "There is no such device"}
 		}
-		switch v.State {
-		case Expected, Received, Ready, Returned:
-		default:
-			return &Refusal{Kind: Conflict, Message: "The device is " + string(v.State), Next: "Move it back to received first"}
+		if err := workable(v); err != nil {
+			return err
 		}
 		params := map[string]string{"image": image}
 		if image != "" {
@@ -199,6 +202,14 @@ func (r *Registry) ImageAgain(ctx context.Context, actor, deviceID, image string
 		}
 		return nil
 	})
+}
+
+// workable refuses a device that has left the workshop, for good or for somebody.
+func workable(v *Device) error {
+	if v.State.inWork() {
+		return nil
+	}
+	return &Refusal{Kind: Conflict, Message: "The device is " + string(v.State), Next: "Move it back to received first"}
 }
 
 // Cancel ends a job. An agent that is writing hears of it with its next

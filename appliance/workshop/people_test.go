@@ -1,12 +1,14 @@
 package workshop_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"refurb/agent/wire"
+	"refurb/appliance/store"
 	"refurb/appliance/workshop"
 )
 
@@ -229,4 +231,51 @@ func TestCheckinFromAnotherPC(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.state(workshop.FirstBoot)
+}
+
+// A donor who wants a PC back, or one that goes for parts: no lot and no slip of
+// the hand images it.
+func TestOutOfTheWorkshop(t *testing.T) {
+	h := open(t)
+	p := h.pc(1)
+	p.boot()
+	p.wants(wire.ActionHold)
+	id := p.device().ID
+	if err := h.MoveDevice(bg, "lead1", id, workshop.ReturnedDonor, "the donor asked"); err != nil {
+		t.Fatal(err)
+	}
+	h.lot(true)
+	p.poll()
+	p.wants(wire.ActionHold)
+	refused(t, h.Approve(bg, "lead1", p.plan.Job, "/dev/nvme0n1", p.tail()), workshop.Conflict)
+	refused(t, h.ImageAgain(bg, "lead1", id, root), workshop.Conflict)
+}
+
+// Whoever opens a lot and hangs up leaves no PC waiting.
+func TestOpenLotAndHangUp(t *testing.T) {
+	h := open(t)
+	p := h.pc(1)
+	p.boot()
+	ctx, hangUp := context.WithCancel(bg)
+	c := h.config()
+	c.Store = hangingUp{h.store, hangUp}
+	var err error
+	if h.Registry, err = workshop.Open(bg, c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.OpenLot(ctx, "lead1", "ACME S.A.", root, true); err != nil {
+		t.Fatal(err)
+	}
+	p.poll()
+	p.wants(wire.ActionImage)
+}
+
+type hangingUp struct {
+	*store.Store
+	hangUp func()
+}
+
+func (s hangingUp) Commit(ctx context.Context, c workshop.Change) error {
+	defer s.hangUp()
+	return s.Store.Commit(ctx, c)
 }

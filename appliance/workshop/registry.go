@@ -34,6 +34,7 @@ type Config struct {
 	Images    Images
 	BaseURL   func() (agentURL, httpURL string) // "https://10.77.0.1:8443", "http://10.77.0.1:8080"
 	LostAfter time.Duration                     // silence after which a job is lost; 0: 60 s
+	Streams   int                               // parallel streams to one PC; 0: the agent chooses
 	Payload   string                            // digest and names of the boot files, for the log
 	PinB64    string                            // base64 of SHA-256 of the agent API's SPKI
 	Log       *slog.Logger
@@ -52,7 +53,6 @@ const (
 	tokenLife     = 24 * time.Hour
 	approvalFor   = 10 * time.Minute
 	maxWait       = 30 * time.Second // of a long poll
-	streams       = 4
 )
 
 // Kind of a Refusal.

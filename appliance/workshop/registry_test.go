@@ -508,3 +508,22 @@ func TestImageGoesAway(t *testing.T) {
 		t.Fatalf("%+v", p.plan.Image)
 	}
 }
+
+// The appliance's clock was ahead, and is right again after a restart: nobody
+// knows how old an approval is, and no PC waits for the time to come round again.
+func TestClockSetBack(t *testing.T) {
+	h := open(t)
+	h.lot(false)
+	p := h.pc(1)
+	p.boot()
+	p.approve()
+	h.clock.pass(-24 * time.Hour)
+	h.crash()
+	p.poll()
+	p.wants(wire.ActionHold)
+	p.boot()
+	p.wants(wire.ActionHold)
+	p.approve()
+	p.poll()
+	p.wants(wire.ActionImage)
+}

@@ -1,6 +1,9 @@
 package workshop
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // jobSteps is every step a job may take. Only a read-back that matched leads
 // from verifying to verified; a lost job takes up where it was or ends.
@@ -60,6 +63,22 @@ func (j *Job) stood() JobState {
 		return j.Before
 	}
 	return j.State
+}
+
+// expired reports whether an approval is over. One from the future is, too: the
+// appliance's clock was set back, and nobody knows how old it is.
+func (a *Approval) expired(now time.Time) bool {
+	age := now.Sub(a.At)
+	return age < 0 || age > approvalFor
+}
+
+// inWork reports whether a device may be imaged where it stands in the house.
+func (s DeviceState) inWork() bool {
+	switch s {
+	case Expected, Received, Ready, Returned:
+		return true
+	}
+	return false
 }
 
 // needsReason are the exits that somebody will ask about one day.

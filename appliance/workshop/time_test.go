@@ -289,3 +289,77 @@ func run(ctx context.Context, h *house, p *pc, full bool) error {
 	}
 	return nil
 }
+
+// A PC that is switched off in the middle of a long poll and on again: the end
+// of the old poll must not count as a word of a second PC.
+func TestPowerCycleDuringALongPoll(t *testing.T) {
+	bubble(t, func(t *testing.T, h *house, ctx context.Context) {
+		p := h.pc(1)
+		p.boot()
+		p.wants(wire.ActionHold)
+		old, have := p.token, p.plan.Serial
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			h.Plan(ctx, old, have, 25*time.Second)
+		}()
+		time.Sleep(15 * time.Second)
+		p.script()
+		<-done // the connection is dead and nobody has said so
+		p.report()
+		p.wants(wire.ActionHold)
+		p.state(workshop.Held)
+	})
+}
+
+// What a held PC waits for sets it going even if nobody says so: here the lot is
+// stored and nothing after it is, as when the program is killed in between.
+func TestLotOpenedAndNothingAfter(t *testing.T) {
+	bubble(t, func(t *testing.T, h *house, ctx context.Context) {
+		p := h.pc(1)
+		p.boot()
+		opened := time.Now().UTC()
+		if err := h.store.Commit(ctx, workshop.Change{Lots: []workshop.Lot{{ID: "lot1", Donor: "ACME S.A.", Image: root, Opened: opened, OpenedBy: "lead1"}}}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := workshop.Open(ctx, h.config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error)
+		run, stop := context.WithCancel(ctx)
+		go func() { done <- r.Run(run) }()
+		h.Registry = r
+		time.Sleep(10 * time.Second)
+		stop()
+		<-done
+		if j := p.state(workshop.Held); j.Hold != workshop.HoldApproval || j.Lot != "lot1" {
+			t.Fatalf("%+v", j)
+		}
+	})
+}
+
+func TestImageComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T, h *house, ctx context.Context) {
+		h.lot(false)
+		m := h.shelf.m[root]
+		h.shelf.remove(root)
+		p := h.pc(1)
+		p.boot()
+		if j := p.state(workshop.Held); j.Hold != workshop.HoldImage {
+			t.Fatalf("%+v", j)
+		}
+		lines, plan := len(h.kinds(p.device().ID)), p.poll()
+		time.Sleep(20 * time.Second)
+		if n := len(h.kinds(p.device().ID)); n != lines || p.poll().Serial != plan.Serial {
+			t.Fatalf("waiting wrote %d lines", n-lines)
+		}
+		h.shelf.mu.Lock()
+		h.shelf.m[root] = m // imported again
+		h.shelf.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if j := p.state(workshop.Held); j.Hold != workshop.HoldApproval {
+			t.Fatalf("%+v", j)
+		}
+	})
+}

@@ -214,7 +214,8 @@ func (r *Registry) suspects() (ids []string) {
 	return ids
 }
 
-// check moves a job whose PC has fallen silent or whose approval has expired.
+// check moves a job whose PC has fallen silent, whose approval has expired or whose
+// wait is over.
 func (r *Registry) check(d *draft, id string) error {
 	j := r.newest(id)
 	if j == nil || !j.State.Live() || j.State == JobLost {
@@ -227,10 +228,31 @@ func (r *Registry) check(d *draft, id string) error {
 		v.Next = "Look at its screen, its cable and its power"
 		return d.step(v, JobLost, "appliance", Event{Reason: v.Reason})
 	}
-	if j.State == Approved && d.now.Sub(j.Approval.At) > approvalFor {
+	if j.State == Approved && j.Approval.expired(d.now) {
 		return r.stillApproved(d, d.device(id), d.job(j.ID))
 	}
+	if j.State == Held && r.come(r.devices[id], j) {
+		return r.settle(d, d.device(id), d.job(j.ID))
+	}
 	return nil
+}
+
+// come reports whether the lot or the image that a held job waits for is there
+// now. OpenLot sees to it at once, but may be cut short; an image comes back
+// without a word.
+func (r *Registry) come(dev *Device, j *Job) bool {
+	switch j.Hold {
+	case HoldLot:
+		return r.open != ""
+	case HoldImage:
+		root := r.imageFor(dev)
+		if root == "" {
+			return false
+		}
+		_, _, err := r.cfg.Images.Image(root)
+		return err == nil
+	}
+	return false
 }
 
 func (r *Registry) forget(d *draft) error {
