@@ -157,6 +157,47 @@ func TestStopAnywhere(t *testing.T) {
 	}
 }
 
+// The stop comes while the head goes in, and then the disk doesn't obey: whoever
+// reads the outcome has to know that this PC may start.
+func TestStopAndNotUnsealed(t *testing.T) {
+	p := paint(t, 3, 5<<20, 512)
+	ctx, stop := context.WithCancelCause(t.Context())
+	d := newMemory(12<<20, 512)
+	sealed := false
+	d.fault = func(n int, op string, off, length int64) trick {
+		if op == "write" && off == 0 {
+			sealed = true
+			stop(&wire.Error{Message: "stopped by Ana", Next: "ask again"})
+		}
+		if sealed && op == "zero" {
+			return broken
+		}
+		return honest
+	}
+	out, _ := Write(ctx, d, p.job(p.serve(t, nil)), new(Meter))
+	if out.Result != wire.Failed || !strings.Contains(out.Cause, "stopped by Ana") || !strings.Contains(out.Cause, "unbootable") || !strings.Contains(out.Next, "take the disk out") {
+		t.Fatalf("%+v", out)
+	}
+}
+
+// Slots may share a block of 4096 bytes; filling one must not undo another.
+func TestSlotsInOneBlock(t *testing.T) {
+	p := paint(t, 9, 5<<20, 4096)
+	for i := range int64(3) {
+		p.m.Slots = append(p.m.Slots, images.Slot{Name: "checkin", Offset: 9<<19 + 512 + i*2048, Length: 2048})
+	}
+	d := newMemory(12<<20, 4096)
+	job := p.job(p.serve(t, nil))
+	job.Slots = map[string][]byte{"checkin": []byte("{}")}
+	out, _ := Write(t.Context(), d, job, new(Meter))
+	judge(t, p, d, job, out, false)
+	for _, s := range p.m.Slots {
+		if got := d.data[s.Offset:][:s.Length]; !bytes.HasPrefix(got, []byte("{}  ")) || got[s.Length-1] != '\n' {
+			t.Errorf("slot at %d is not filled: %.20q", s.Offset, got)
+		}
+	}
+}
+
 // A disk that is smaller than it says (a fake one, or one that is dying).
 func TestShrinkingDisk(t *testing.T) {
 	p := paint(t, 2, 9<<20, 512)

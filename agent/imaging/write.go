@@ -336,7 +336,11 @@ func (w *writer) reserve() {
 func (w *writer) fillSlots() error {
 	for _, s := range w.slots {
 		overlay(w.end, w.endAt, s.data, s.dataAt)
-		overlay(s.b, s.at, s.data, s.dataAt)
+		for _, t := range w.slots { // blocks of 4096 may hold several slots
+			overlay(t.b, t.at, s.data, s.dataAt)
+		}
+	}
+	for _, s := range w.slots {
 		if len(s.b) == 0 {
 			continue
 		}
@@ -421,7 +425,7 @@ func (w *writer) unseal() error {
 		w.dev.Zero(max(0, size-tail), min(tail, size)),
 		w.dev.Sync())
 	if err != nil {
-		return fmt.Errorf("and it could not be made unbootable again: %w", err)
+		return fail("take the disk out of this PC: it may still start from it", "and it could not be made unbootable again: %w", err)
 	}
 	return nil
 }
