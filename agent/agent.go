@@ -121,14 +121,18 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 			if last = a.image(ctx, plan); ctx.Err() != nil {
 				return last, context.Cause(ctx)
 			}
-			if last.Result == wire.Done {
-				a.show(screen.View{Kind: screen.Done, Title: "Finished", Detail: "restarting", Percent: 100, Lines: last.Warnings})
-				pause(ctx, a.farewell)
-				return last, nil
+			if last.Result != wire.Done {
+				a.show(failed(last.Cause, last.Next))
 			}
-			a.show(failed(last.Cause, last.Next))
 		case last.Result == wire.Failed && plan.Action != wire.ActionHold:
 			// The screen keeps saying what went wrong until somebody acts.
+		case last.Result == wire.Done && plan.Action == wire.ActionImage:
+			// An outcome is stored whether the workshop believes it or not; the
+			// plan that comes of it says which.
+		case last.Result == wire.Done && plan.Action == wire.ActionLocal:
+			a.show(screen.View{Kind: screen.Done, Title: "Finished", Detail: "restarting", Percent: 100, Lines: last.Warnings})
+			pause(ctx, a.farewell)
+			return last, nil
 		case plan.Action == wire.ActionLocal:
 			a.show(screen.View{Kind: screen.Done, Title: "Nothing to do", Detail: orElse(plan.Reason, "starting from its own disk"), Next: plan.Next, Percent: -1})
 			pause(ctx, a.farewell)
@@ -137,11 +141,17 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 			last = wire.Outcome{}
 			a.show(screen.View{Kind: screen.Waiting, Title: "Waiting", Detail: plan.Reason, Next: plan.Next, Percent: -1})
 		default:
+			last = wire.Outcome{}
 			a.show(failed(orElse(plan.Reason, "nothing can be done with this PC"), plan.Next))
 		}
 		next, err := a.client.plan(ctx, plan.Serial)
 		if ctx.Err() != nil {
 			return last, context.Cause(ctx)
+		}
+		if err != nil && last.Result == wire.Done {
+			a.log.Warn("no plan after the outcome", "err", err) // a boot that has ended may be forgotten; the outcome is stored
+			plan.Action = wire.ActionLocal
+			continue
 		}
 		if err != nil {
 			if last.Result != wire.Failed {

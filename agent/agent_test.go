@@ -25,6 +25,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"refurb/agent/hardware"
@@ -47,6 +48,8 @@ type appliance struct {
 
 	// meddle may answer a request instead of the appliance.
 	meddle func(w http.ResponseWriter, r *http.Request, body []byte) bool
+
+	disbelieve bool // an outcome of success is stored, but changes nothing
 
 	mu       sync.Mutex
 	reports  []wire.Report
@@ -158,7 +161,17 @@ func (a *appliance) serve(w http.ResponseWriter, r *http.Request) {
 		a.progress = append(a.progress, decode[wire.Progress](a.t, body))
 		json.NewEncoder(w).Encode(wire.ProgressReply{})
 	case wire.PathEvent:
-		a.events = append(a.events, decode[wire.Event](a.t, body))
+		e := decode[wire.Event](a.t, body)
+		a.events = append(a.events, e)
+		if e.Outcome != nil && e.Outcome.Result == wire.Done {
+			a.plan.Serial++
+			a.plan.Action = wire.ActionLocal
+			if a.disbelieve {
+				a.plan.Action, a.plan.Reason = wire.ActionFail, "cancelled by Ana"
+			}
+			close(a.changed)
+			a.changed = make(chan struct{})
+		}
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
@@ -470,7 +483,7 @@ func TestCrashAndAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	j := &job{agent: newAgent(p.cfg), plan: a.plan}
-	if j.begun() {
+	if j.begun() != 0 {
 		t.Fatal("begun before it began")
 	}
 	if err := j.begin(p.id); err != nil {
@@ -478,12 +491,97 @@ func TestCrashAndAgain(t *testing.T) {
 	}
 	other := &job{agent: j.agent, plan: a.plan}
 	other.plan.Job = "j2"
-	if !j.begun() || other.begun() {
+	if j.begun() != 1 || other.begun() != 0 {
 		t.Fatal("the note is for this job alone")
 	}
 	if out, err := p.run(t.Context()); err != nil || out.Result != wire.Done {
 		t.Fatalf("%+v, %v", out, err)
 	}
+}
+
+// A job that crashes each time it is begun ends as failed, before the disk is
+// touched again.
+func TestCrashesForEver(t *testing.T) {
+	a := start(t, nil)
+	p := newPC(t, a)
+	j := &job{agent: newAgent(p.cfg), plan: a.plan}
+	for range maxBegun {
+		if err := j.begin(p.id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if out := j.image(ctx, a.plan); out.Result != wire.Failed || !strings.Contains(out.Cause, "crashed 3 times") || out.Next == "" {
+		t.Fatalf("%+v", out)
+	}
+	if got := a.kinds(); !slices.Equal(got, []string{"1outcome"}) {
+		t.Fatalf("events %v", got)
+	}
+}
+
+// The workshop stores the outcome of a job that was cancelled at the last moment
+// and goes by its own: the screen must not say that the PC is finished.
+func TestDoneButCancelled(t *testing.T) {
+	a := start(t, nil)
+	a.disbelieve = true
+	p := newPC(t, a)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ended := make(chan error)
+	go func() { _, err := p.run(ctx); ended <- err }()
+	for !p.showed(func(v screen.View) bool { return v.Kind == screen.Failed && v.Detail == "cancelled by Ana" }) {
+		select {
+		case err := <-ended:
+			t.Fatalf("the PC restarts without anybody having read why: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	cancel()
+	<-ended
+	if p.showed(func(v screen.View) bool { return v.Kind == screen.Done }) {
+		t.Fatal("the screen said that it is finished")
+	}
+}
+
+// The outcome is stored; that the appliance then forgets the boot is no failure.
+func TestForgottenAfterwards(t *testing.T) {
+	a := start(t, func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool {
+		return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+			return r.URL.Path == wire.PathPlan && refuse(w, 401, wire.Error{Message: "The token has expired"})
+		}
+	})
+	p := newPC(t, a)
+	if out, err := p.run(t.Context()); err != nil || out.Result != wire.Done {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if !p.showed(func(v screen.View) bool { return v.Kind == screen.Done && v.Title == "Finished" }) {
+		t.Fatal("the screen never said that it is finished")
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// An image that the appliance can't read is answered with 500 for ever.
+func TestManifestIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(Config{}, func(error) {})
+		c.plain.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 500, Status: "500 Internal Server Error", Body: io.NopCloser(strings.NewReader("disk broken"))}, nil
+		})
+		start := time.Now()
+		_, err := c.manifest(t.Context(), &wire.Image{ManifestURL: "http://10.77.0.1/m"}, nil)
+		if e, ok := errors.AsType[*wire.Error](err); !ok || !strings.Contains(e.Message, "500") || e.Next == "" || time.Since(start) != manifestTime {
+			t.Fatalf("after %v: %v", time.Since(start), err)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(errors.New("stopped by Ana"))
+		if _, err := c.manifest(ctx, &wire.Image{}, nil); err == nil || err.Error() != "stopped by Ana" {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestWrongServer(t *testing.T) {

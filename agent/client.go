@@ -115,37 +115,55 @@ func (c *client) event(ctx context.Context, e wire.Event) error {
 	return c.persist(ctx, http.MethodPost, wire.PathEvent, b, nil)
 }
 
-// manifest fetches and checks the manifest of an image.
-func (c *client) manifest(ctx context.Context, im *wire.Image, key []byte) (*images.Manifest, error) {
-	var m *images.Manifest
-	err := c.again(ctx, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, im.ManifestURL, nil)
-		if err != nil {
-			return &wire.Error{Message: "the image's address is broken"}
-		}
-		resp, err := c.plain.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return refusal(resp)
-		}
-		b, err := io.ReadAll(io.LimitReader(resp.Body, images.MaxManifest+1))
-		if err != nil {
-			return err
-		}
-		if m, err = images.Parse(b, key); err != nil {
-			return &wire.Error{Message: "the image's manifest is refused: " + err.Error(), Next: "check the image on the dashboard"}
-		}
-		if m.Root.String() != im.Root {
-			return &wire.Error{Message: "the appliance sent the manifest of another image", Next: "check the image on the dashboard"}
-		}
-		return nil
+// manifest fetches and checks the manifest of an image. Unlike the calls, it is
+// given up at some time, as the frames are: what can't be read on the appliance
+// is answered with 5xx, too, and does not get better by asking.
+func (c *client) manifest(ctx context.Context, im *wire.Image, key []byte) (m *images.Manifest, err error) {
+	limited, cancel := context.WithTimeout(ctx, manifestTime)
+	defer cancel()
+	var last error
+	err = c.again(limited, func(ctx context.Context) error {
+		m, last = c.fetchManifest(ctx, im, key)
+		return last
 	})
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return nil, &wire.Error{Message: fmt.Sprintf("the image's manifest didn't come in %v: %v", manifestTime, last), Next: checkImage}
+	}
 	return m, err
+}
+
+const (
+	manifestTime = 10 * time.Minute
+	checkImage   = "check the image on the dashboard"
+)
+
+func (c *client) fetchManifest(ctx context.Context, im *wire.Image, key []byte) (*images.Manifest, error) {
+	ctx, cancel := context.WithTimeout(ctx, manifestTime/2)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, im.ManifestURL, nil)
+	if err != nil {
+		return nil, &wire.Error{Message: "the image's address is broken"}
+	}
+	resp, err := c.plain.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, refusal(resp)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, images.MaxManifest+1))
+	if err != nil {
+		return nil, err
+	}
+	m, err := images.Parse(b, key)
+	if err != nil {
+		return nil, &wire.Error{Message: "the image's manifest is refused: " + err.Error(), Next: checkImage}
+	}
+	if m.Root.String() != im.Root {
+		return nil, &wire.Error{Message: "the appliance sent the manifest of another image", Next: checkImage}
+	}
+	return m, nil
 }
 
 // persist calls until there is an answer.

@@ -76,7 +76,11 @@ func (j *job) write(ctx context.Context) wire.Outcome {
 		return notDone(err)
 	}
 	approved := []wire.Class{plan.Content}
-	if j.begun() {
+	switch n := j.begun(); {
+	case n >= maxBegun:
+		return notDone(&wire.Error{Message: fmt.Sprintf("the program on this PC crashed %d times while it worked on the disk", n),
+			Next: "tell the coordinator; try another disk"})
+	case n > 0:
 		approved = []wire.Class{wire.ClassBlank, wire.ClassStructured, wire.ClassData}
 	}
 	d, err := disk.Open(*plan.Disk, approved...)
@@ -161,16 +165,22 @@ func (j *job) event(ctx context.Context, e wire.Event) error {
 
 // A job that has begun to write has destroyed what made the disk's class. If
 // the agent crashes and comes back within the same boot, this note, which dies
-// with the boot, says that the data on the disk is our own.
+// with the boot, says that the data on the disk is our own, and how often this
+// was tried.
 type note struct {
-	Job  string
-	Disk wire.DiskID
+	Job   string
+	Disk  wire.DiskID
+	Times int
 }
+
+// maxBegun ends a job that crashes at the same place again and again: each time
+// may take longer than the supervisor's patience.
+const maxBegun = 3
 
 func (j *job) notePath() string { return filepath.Join(j.cfg.State, "begun.json") }
 
 func (j *job) begin(id wire.DiskID) error {
-	b, err := json.Marshal(note{j.plan.Job, id})
+	b, err := json.Marshal(note{j.plan.Job, id, j.begun() + 1})
 	if err == nil {
 		if err = os.MkdirAll(j.cfg.State, 0o700); err == nil {
 			err = os.WriteFile(j.notePath(), b, 0o600)
@@ -182,10 +192,14 @@ func (j *job) begin(id wire.DiskID) error {
 	return nil
 }
 
-func (j *job) begun() bool {
+// begun is how often the job began in this boot.
+func (j *job) begun() int {
 	b, err := os.ReadFile(j.notePath())
 	var n note
-	return err == nil && json.Unmarshal(b, &n) == nil && n.Job == j.plan.Job && n.Disk == *j.plan.Disk
+	if err != nil || json.Unmarshal(b, &n) != nil || n.Job != j.plan.Job || n.Disk != *j.plan.Disk {
+		return 0
+	}
+	return n.Times
 }
 
 // watch shows how far the job is and tells the appliance, once a second, until
