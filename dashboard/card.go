@@ -111,6 +111,19 @@ var fixed = map[string]string{
 	"Ask for imaging again; if it happens twice, put the PC aside": "next.twice",
 	"Look what happened and approve the disk on the device page":   "next.approve",
 	"Approve it on the device page":                                "next.approve",
+	"What was typed doesn't match the disk":                        "why.typed",
+	"Type the last six characters of the disk's serial number":     "ask.type",
+	"The PC doesn't answer":                                        "why.lost",
+	"Switch it on and wait until it shows its number":              "next.on",
+	"This job doesn't wait for an approval":                        "approve.old",
+	"Look at the device page again":                                "approve.old.next",
+	"Close it first":                                               "next.close",
+	"This PC is being imaged":                                      "why.working",
+	"Wait until it is done, or cancel it":                          "next.wait",
+	"This step needs a reason":                                     "why.reason",
+	"Say why in a few words":                                       "next.reason",
+	"The disk of this PC has not been written and read back":       "why.unproven",
+	"Image it first":                                               "next.install",
 }
 
 // english is a sentence of the appliance or of an agent.

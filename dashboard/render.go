@@ -112,6 +112,14 @@ func (w *words) Say(s Say) template.HTML {
 	return template.HTML(`<span lang="en" dir="ltr">` + template.HTMLEscapeString(s.Text) + `</span>`)
 }
 
+// plain is Say as text, where no markup can stand.
+func (w *words) plain(s Say) string {
+	if s.ID != "" {
+		return w.T(s.ID, s.Pairs...)
+	}
+	return s.Text
+}
+
 func (p *pages) write(out io.Writer, w *words, name string, data any) error {
 	return p.byLang[w.Tag].ExecuteTemplate(out, name, data)
 }

@@ -227,7 +227,7 @@ func troubleOf(err error, w *words) trouble {
 		t.Title, t.Text = w.T("login.slow"), w.N("login.slow.next", int(wait.wait/time.Second))
 	case errors.As(err, &ref):
 		t.Status = refusalStatus(ref.Kind)
-		t.Title, t.Text = clean(ref.Message, maxNote), clean(ref.Next, maxNote)
+		t.Title, t.Text = w.plain(english(ref.Message)), w.plain(english(ref.Next))
 	case errors.As(err, &big):
 		t.Status = http.StatusRequestEntityTooLarge
 		t.Title, t.Text = w.T("error.big"), w.T("error.big.next")

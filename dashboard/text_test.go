@@ -175,7 +175,7 @@ func TestWords(t *testing.T) {
 		{w["en"].Size(0), "0\u00a0B"},
 		{w["ar"].Rate(112_300_000), "\u2066112\u00a0MB/s\u2069"},
 		{w["de"].Memory(8 << 30), "8\u00a0GB"},
-		{w["en"].Left(3 * time.Second), "a moment"},
+		{w["en"].Left(3 * time.Second), "a few seconds"},
 		{w["en"].Left(42 * time.Second), "40 s"},
 		{w["en"].Left(61 * time.Minute), "1 h 1 min"},
 		{w["ar"].Left(2 * time.Minute), "دقيقتان"},

@@ -88,6 +88,11 @@ func (c *auditVerifyCmd) Run() error {
 		return err
 	}
 	defer f.Close()
+	// The CSV or the printed page is a mistake, no forgery.
+	first := make([]byte, 1)
+	if n, _ := f.ReadAt(first, 0); n == 1 && first[0] != '{' {
+		return fmt.Errorf("%s is no JSONL export: verify the file that the button JSONL gives", c.File)
+	}
 	r, err := audit.VerifyFile(f, pub)
 	if err != nil {
 		return fmt.Errorf("%s does not hold: %w", c.File, err)
@@ -103,6 +108,10 @@ func (c *auditVerifyCmd) Run() error {
 type auditKeyCmd struct{ dataFlag }
 
 func (c *auditKeyCmd) Run() error {
+	// A key that was made just now has signed nothing, and must not be published.
+	if _, err := os.Stat(filepath.Join(c.Data, "keys", "signing.ed25519")); err != nil {
+		return fmt.Errorf("no key is here yet: is %s the appliance's data folder? (%w)", c.Data, err)
+	}
 	keys, err := appliance.LoadKeys(c.Data)
 	if err != nil {
 		return err
