@@ -124,8 +124,9 @@ func (pic *picture) move(v View) (parts []image.Rectangle, ok bool) {
 }
 
 // paintHead sets the number and the icon side by side, as one group in the
-// middle. A number of many digits gets smaller, never cut; a PC without a number
-// yet shows the icon alone. It returns where the icon is.
+// middle. The icon is smaller than the digits: a disc or a ring of their height
+// makes ten of one. A number of many digits gets smaller, never cut; a PC
+// without a number yet shows the icon alone. It returns where the icon is.
 func paintHead(img *image.RGBA, r image.Rectangle, v View, p palette) image.Rectangle {
 	icon := r.Dy()
 	if v.Number <= 0 {
@@ -135,13 +136,14 @@ func paintHead(img *image.RGBA, r image.Rectangle, v View, p palette) image.Rect
 		return at
 	}
 	number := strconv.Itoa(v.Number)
-	gap := r.Dy() / 4
+	icon = r.Dy() * 5 / 8
+	gap := r.Dy() / 3
 	room := r.Dx() - icon - gap
 	em := fit(number, r.Dy(), room)
 	ink := inkOf(number, em)
 	left := r.Min.X + (r.Dx()-ink.Dx()-gap-icon)/2
 	drawInk(img, number, em, image.Pt(left, r.Min.Y+(r.Dy()-ink.Dy())/2), p.ink)
-	at := image.Rect(0, 0, icon, icon).Add(image.Pt(left+ink.Dx()+gap, r.Min.Y))
+	at := image.Rect(0, 0, icon, icon).Add(image.Pt(left+ink.Dx()+gap, r.Min.Y+(r.Dy()-icon)/2))
 	paintIcon(img, at, v, p)
 	return at
 }
