@@ -22,7 +22,7 @@ import (
 
 const (
 	wireHeader  = "Refurb-Wire"
-	bodyTimeout = 30 * time.Second // for a message to arrive whole
+	bodyTimeout = 30 * time.Second // for a request's body to arrive whole
 	maxGuesses  = 20               // wrong tokens of one address in a minute
 	maxGuessers = 4096             // addresses that are remembered
 )
@@ -74,11 +74,6 @@ func (a *agentAPI) with(versioned bool, call func(echo.Context, string) error) e
 		if !ok || token == "" || len(token) > wire.MaxText {
 			a.barred(from, true)
 			return refuse(c, http.StatusUnauthorized, "The request carries no token", "Restart the PC from the network")
-		}
-		if req.Method == http.MethodPost {
-			// A deadline on a long poll would end it, so only bodies have one.
-			// Where there is no connection to set it on, in a test, there is none.
-			_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Now().Add(bodyTimeout))
 		}
 		err = call(c, token)
 		var ref *workshop.Refusal

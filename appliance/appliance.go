@@ -14,6 +14,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"refurb/appliance/audit"
 	"refurb/appliance/netboot"
@@ -33,21 +34,29 @@ type Appliance struct {
 	Registry *workshop.Registry
 
 	log   *slog.Logger
+	lock  *os.File // of the data folder
 	files *payload.Payload
 	net   network // known once Run has joined it
 }
 
 // Open opens the data folder: keys, records, images, boot files.
-func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Appliance, error) {
-	keys, err := LoadKeys(cfg.Data)
-	if err != nil {
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Appliance, err error) {
+	a := &Appliance{Config: cfg, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+	if a.Keys, err = LoadKeys(cfg.Data); err != nil {
 		return nil, err
 	}
-	a := &Appliance{Config: cfg, Keys: keys, log: log}
+	if a.lock, err = lockData(cfg.Data); err != nil {
+		return nil, err
+	}
 	if a.files, err = payload.Open(filepath.Join(cfg.Data, "payload")); err != nil {
 		return nil, err
 	}
-	if a.Depot, err = depot.Open(filepath.Join(cfg.Data, "images"), keys.Signing); err != nil {
+	if a.Depot, err = depot.Open(filepath.Join(cfg.Data, "images"), a.Keys.Signing); err != nil {
 		return nil, err
 	}
 	if a.Store, err = OpenStore(cfg.Data); err != nil {
@@ -55,12 +64,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Appliance, error)
 	}
 	a.Registry, err = workshop.Open(ctx, workshop.Config{
 		Store: a.Store, Images: catalogue{a.Depot}, BaseURL: a.urls,
-		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Describe(), PinB64: keys.Pin, Log: log,
+		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Describe(), PinB64: a.Keys.Pin, Log: log,
 	})
-	if err != nil {
-		return nil, errors.Join(err, a.Store.Close())
-	}
-	return a, nil
+	return a, err
 }
 
 // OpenStore opens the records of a data folder.
@@ -69,7 +75,34 @@ func OpenStore(data string) (*store.Store, error) {
 }
 
 // Close closes the records; everything else has ended with Run.
-func (a *Appliance) Close() error { return a.Store.Close() }
+func (a *Appliance) Close() (err error) {
+	if a.Store != nil {
+		err = a.Store.Close()
+	}
+	if a.lock != nil {
+		err = errors.Join(err, a.lock.Close())
+	}
+	return err
+}
+
+// lockData keeps a second appliance out: each would decide without knowing what
+// the other did. The tools beside it need no lock.
+func lockData(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err {
+	case nil:
+		return f, nil
+	case unix.EWOULDBLOCK:
+		f.Close()
+		return nil, fmt.Errorf("another appliance works with the data folder %s: end it first, or give this one its own with --data", dir)
+	default:
+		f.Close()
+		return nil, fmt.Errorf("locking the data folder %s: %w", dir, err)
+	}
+}
 
 // urls are where PCs find the appliance.
 func (a *Appliance) urls() (agents, plain string) {
@@ -170,10 +203,23 @@ func newEcho() *echo.Echo {
 	return e
 }
 
+// bodies gives every request's body d to arrive, read or not: the server waits
+// for what a handler leaves over before it takes the next request. A request
+// without one may last, as a long poll or a stream of events does.
+func bodies(d time.Duration, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// Where there is no connection to set it on, in a test, there is none.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(d))
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 // serveHTTP serves h until ctx ends, then gives open requests a moment.
 func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 	s := &http.Server{
-		Handler:           h,
+		Handler:           bodies(bodyTimeout, h),
 		ReadHeaderTimeout: 20 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,

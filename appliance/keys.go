@@ -17,6 +17,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -30,15 +31,19 @@ type Keys struct {
 }
 
 // LoadKeys reads the keys of a data folder and makes those that aren't there
-// yet, readable by their owner alone. A damaged or too openly readable key is an
-// error: a new one made in silence would orphan every image and record.
+// yet, readable by their owner alone. A damaged, too openly readable or lost key
+// is an error: a new one made in silence would orphan every image and record.
 func LoadKeys(data string) (*Keys, error) {
 	if err := makeData(data); err != nil {
 		return nil, err
 	}
+	orphan, err := orphaned(data)
+	if err != nil {
+		return nil, err
+	}
 	dir := filepath.Join(data, "keys")
 	k := &Keys{}
-	seed, err := keyFile(filepath.Join(dir, "signing.ed25519"), "REFURB ED25519 SEED", func() ([]byte, error) {
+	seed, err := keyFile(filepath.Join(dir, "signing.ed25519"), "REFURB ED25519 SEED", orphan, func() ([]byte, error) {
 		seed := make([]byte, ed25519.SeedSize)
 		_, err := rand.Read(seed)
 		return seed, err
@@ -51,7 +56,7 @@ func LoadKeys(data string) (*Keys, error) {
 	}
 	k.Signing = ed25519.NewKeyFromSeed(seed)
 
-	der, err := keyFile(filepath.Join(dir, "tls.pem"), "PRIVATE KEY", func() ([]byte, error) {
+	der, err := keyFile(filepath.Join(dir, "tls.pem"), "PRIVATE KEY", orphan, func() ([]byte, error) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return nil, err
@@ -88,10 +93,36 @@ func LoadKeys(data string) (*Keys, error) {
 	return k, nil
 }
 
-// keyFile reads one PEM block, or makes the file by fresh.
-func keyFile(path, kind string, fresh func() ([]byte, error)) ([]byte, error) {
+// orphaned names something in the data folder that only its present keys fit:
+// an image is signed by one, the agent knows both by heart. Empty: nothing yet.
+func orphaned(data string) (string, error) {
+	entries, err := os.ReadDir(filepath.Join(data, "images"))
+	if err != nil {
+		return "", fmt.Errorf("data folder: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			return filepath.Join(data, "images", e.Name()), nil
+		}
+	}
+	built := filepath.Join(data, "payload", "payload.json")
+	switch _, err := os.Stat(built); {
+	case err == nil:
+		return built, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("data folder: %w", err)
+	}
+	return "", nil
+}
+
+// keyFile reads one PEM block, or makes the file by fresh unless that would leave
+// an orphan.
+func keyFile(path, kind, orphan string, fresh func() ([]byte, error)) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		if orphan != "" {
+			return nil, fmt.Errorf("%s is missing, and %s was made with the keys of this folder: restore it from your backup; to start over with new keys, remove all images and payload.json first", path, orphan)
+		}
 		secret, err := fresh()
 		if err != nil {
 			return nil, err
