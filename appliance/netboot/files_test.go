@@ -321,6 +321,37 @@ func TestTFTPEndsWithATransferInFlight(t *testing.T) {
 	}
 }
 
+// Requests that nobody stands behind hold no more files open than maxTransfers.
+func TestTransfersAreBounded(t *testing.T) {
+	s, _ := web(t, nil)
+	begun, end := make(chan bool), make(chan bool)
+	done := make(chan error)
+	for range maxTransfers {
+		go func() { done <- s.readTFTP("vmlinuz", slowSink{begun: begun, end: end}) }()
+		<-begun
+	}
+	if err := s.readTFTP("vmlinuz", sink{}); err == nil {
+		t.Error("one more was served")
+	}
+	close(end)
+	for range maxTransfers {
+		must(t, <-done)
+	}
+	must(t, s.readTFTP("vmlinuz", sink{}))
+}
+
+// slowSink takes everything, at last.
+type slowSink struct {
+	sink
+	begun, end chan bool
+}
+
+func (s slowSink) ReadFrom(r io.Reader) (int64, error) {
+	s.begun <- true
+	<-s.end
+	return s.sink.ReadFrom(r)
+}
+
 // The rule "undionly first, then the script" of TestPlainROM.
 func TestPlainROMIsLedThroughUndionly(t *testing.T) {
 	s, url := web(t, func(c *Config) { c.TestPlainROM = true })

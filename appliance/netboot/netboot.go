@@ -113,6 +113,8 @@ type Server struct {
 	leases *leases // nil in Proxy mode
 	taken  func(ctx context.Context, a netip.Addr, mac string) bool
 
+	transfers chan struct{} // one place per TFTP transfer
+
 	mu      sync.Mutex
 	clients map[string]Client        // by MAC: what their packets said, for the script that follows
 	chained map[string]bool          // TestPlainROM: MACs whose undionly.kpxe runs
@@ -141,6 +143,8 @@ func New(cfg Config) (*Server, error) {
 		clients: map[string]Client{},
 		chained: map[string]bool{},
 		foreign: map[netip.Addr]time.Time{},
+
+		transfers: make(chan struct{}, maxTransfers),
 	}
 	s.taken = s.probe
 	if cfg.Mode == Full {

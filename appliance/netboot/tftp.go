@@ -14,7 +14,10 @@ import (
 	"github.com/pin/tftp/v3"
 )
 
-const tftpStop = 3 * time.Second // for transfers in flight when we end
+const (
+	tftpStop     = 3 * time.Second // for transfers in flight when we end
+	maxTransfers = 256             // at once; every firmware asks again
+)
 
 // serveTFTP hands out boot files until ctx ends.
 func (s *Server) serveTFTP(ctx context.Context, conn *net.UDPConn) error {
@@ -56,6 +59,16 @@ func (s *Server) readTFTP(name string, to io.ReaderFrom) error {
 	}
 	clean := cleanName(name)
 	g.Detail = printable(clean)
+	// A request is one packet, from whom it says; the file would be open and the
+	// socket with it until the retries end.
+	select {
+	case s.transfers <- struct{}{}:
+		defer func() { <-s.transfers }()
+	default:
+		g.Err = "too many files are fetched at once"
+		s.sight(g)
+		return errors.New("busy, ask again")
+	}
 	f, size, err := s.open(clean)
 	if err != nil {
 		// shim and GRUB ask for files that are optional.
