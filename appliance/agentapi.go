@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -137,6 +138,9 @@ func (a *agentAPI) answer(c echo.Context, err error) error {
 		return refuse(c, status, ref.Message, ref.Next)
 	case errors.As(err, &tooBig):
 		return refuse(c, http.StatusRequestEntityTooLarge, "The message is too long", "")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		// Not the message's fault: an agent takes a 400 for the last word.
+		return refuse(c, http.StatusRequestTimeout, "The message didn't arrive whole in time", "Try again")
 	case errors.As(err, &bad):
 		return refuse(c, http.StatusBadRequest, bad.Error(), "")
 	case errors.Is(err, context.Canceled):

@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -249,5 +251,29 @@ func TestOwnTrouble(t *testing.T) {
 	}
 	if len(h.reg.View().Devices) != 0 {
 		t.Fatal("a device is shown that was never stored")
+	}
+}
+
+// A message that the network holds up is asked for again, not refused.
+func TestSlowMessage(t *testing.T) {
+	h := newHouse(t)
+	token := h.token("00:21:cc:00:00:01")
+	e := newEcho()
+	RegisterAgentAPI(e, h.reg, slog.New(slog.DiscardHandler))
+	srv := httptest.NewServer(bodies(200*time.Millisecond, e))
+	defer srv.Close()
+	c, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST /v1/event HTTP/1.1\r\nHost: a\r\nRefurb-Wire: 1\r\nAuthorization: Bearer %s\r\nContent-Length: 100\r\n\r\n{", token)
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestTimeout {
+		t.Fatal(resp.Status)
 	}
 }
