@@ -27,6 +27,7 @@ EOF
 
 # What was for the build only: a person who installs more wants it whole.
 rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap"
+sed -i /unsafe-io/d "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap"
 # What belongs to the machine that built it.
 rm -f "$root/etc/hostname" "$root/etc/resolv.conf" "$root/etc/hosts" "$root/initrd.img.old" "$root/vmlinuz.old" \
   "$root"/etc/ssh/ssh_host_* "$root/var/lib/systemd/random-seed" "$root/root/.bash_history"
@@ -35,7 +36,8 @@ rm -rf "$root/var/lib/refurb/first-start.done" "$root"/var/log/*.log "$root/var/
 # No file is younger than the date of the build: the same packages make the same
 # tree. The fonts' cache is keyed to the folders' dates, so it comes last; without
 # it the first window of the first start takes minutes on an old PC.
-find "$root" -xdev -path "$root/var/cache/apt" -prune -o -newermt "@$SOURCE_DATE_EPOCH" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+find "$root" -xdev \( -path "$root/var/cache/apt" -o -path "$root/proc" -o -path "$root/sys" -o -path "$root/dev" \) -prune \
+  -o -newermt "@$SOURCE_DATE_EPOCH" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 # With the variable set it takes every folder for too young, and writes nothing.
 chroot "$root" env -u SOURCE_DATE_EPOCH fc-cache --system-only --force
 [ "$(ls "$root/var/cache/fontconfig" | wc -l)" -gt 5 ] || { echo "the fonts' cache is empty" >&2; exit 1; }
