@@ -25,9 +25,25 @@ const (
 	HTML      Format = "html"
 )
 
+// Cover is what people look for first on the printed page. It comes from the
+// appliance's records of today, is not in the chain, and is not signed.
+type Cover struct {
+	Title string // "PC 12 · HP EliteDesk 800 G2"
+	Facts []Fact
+	Names map[string]string // of actors, by id
+}
+
+// Fact is one line of a cover.
+type Fact struct{ Name, Value string }
+
 // Export writes the history of a device ("": of the house), signed by key. It
 // checks the whole chain first and writes nothing of a broken one.
 func Export(w io.Writer, device string, entries []Entry, format Format, key ed25519.PrivateKey, now time.Time) error {
+	return ExportWith(w, device, entries, format, key, now, Cover{})
+}
+
+// ExportWith is Export with a cover on the printed page; other formats have none.
+func ExportWith(w io.Writer, device string, entries []Entry, format Format, key ed25519.PrivateKey, now time.Time, cover Cover) error {
 	head := Start
 	if n := len(entries); n > 0 {
 		head = entries[n-1].Hash
@@ -46,7 +62,7 @@ func Export(w io.Writer, device string, entries []Entry, format Format, key ed25
 	case CSV:
 		return writeCSV(w, lines, entries)
 	case HTML:
-		return page.Execute(w, paper(h, lines, entries))
+		return page.Execute(w, paper(h, lines, entries, cover))
 	}
 	return fmt.Errorf("there is no format %q: choose %s, %s or %s", format, JSONLines, CSV, HTML)
 }
@@ -93,25 +109,27 @@ var paperHTML string
 var page = template.Must(template.New("paper").Parse(paperHTML))
 
 type paperLine struct {
-	Seq                                                          int64
-	Time, Event, From, To, Actor, Result, Reason, Evidence, Hash string
-	Params                                                       []paperParam
+	Seq                                                                int64
+	Time, Event, From, To, Actor, Name, Result, Reason, Evidence, Hash string
+	Params                                                             []paperParam
 }
 
 type paperParam struct{ Name, Value string }
 
 type paperView struct {
+	Cover
+	Proofs                                 []string
 	Device, Exported, Head, Key, Signature string
 	Count                                  int64
 	Lines                                  []paperLine
 }
 
-func paper(h header, lines []line, entries []Entry) paperView {
-	v := paperView{Device: h.Device, Exported: h.Exported, Head: h.Head, Key: h.PublicKey, Signature: h.Signature, Count: h.Count}
+func paper(h header, lines []line, entries []Entry, cover Cover) paperView {
+	v := paperView{Cover: cover, Proofs: proofs(lines), Device: h.Device, Exported: h.Exported, Head: h.Head, Key: h.PublicKey, Signature: h.Signature, Count: h.Count}
 	for i, l := range lines {
 		p := paperLine{
 			Seq: l.Seq, Time: l.Time.Format("2006-01-02 15:04:05"), Event: l.Kind, From: l.From, To: l.To,
-			Actor: l.Actor, Result: l.Result, Reason: l.Reason, Evidence: l.Evidence, Hash: entries[i].Hash,
+			Actor: l.Actor, Name: cover.Names[l.Actor], Result: l.Result, Reason: l.Reason, Evidence: l.Evidence, Hash: entries[i].Hash,
 		}
 		for _, k := range slices.Sorted(maps.Keys(l.Params)) {
 			p.Params = append(p.Params, paperParam{k, l.Params[k]})
@@ -119,6 +137,46 @@ func paper(h header, lines []line, entries []Entry) paperView {
 		v.Lines = append(v.Lines, p)
 	}
 	return v
+}
+
+// proofs says in sentences how each installation that was proven went.
+func proofs(lines []line) []string {
+	var all []string
+	for _, l := range lines {
+		if l.Kind != "job" || l.Device == "" {
+			continue
+		}
+		at, p := l.Time.Format("2006-01-02 15:04"), l.Params
+		switch l.To {
+		case "verified":
+			all = append(all, fmt.Sprintf("%s UTC: disk %s, serial number %s: %s were written, %s were read back, %s differences.",
+				at, or(p["model"], p["disk"]), or(p["serial"], "none"), amount(p["written"]), amount(p["read_back"]), or(p["mismatches"], "?")))
+		case "first_boot_seen":
+			all = append(all, at+" UTC: the PC started from its own disk.")
+		case "failed":
+			all = append(all, at+" UTC: an installation failed: "+or(l.Reason, "no cause is known")+".")
+		}
+	}
+	return all
+}
+
+// amount of bytes, given in decimal digits.
+func amount(s string) string {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return "an unknown amount"
+	}
+	if n < 1e9 {
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+}
+
+func or(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
 }
 
 // KeyText is how a public key is printed for people to compare.

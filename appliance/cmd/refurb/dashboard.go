@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"refurb/appliance"
@@ -146,5 +148,48 @@ func exportHistory(ctx context.Context, s *store.Store, k *appliance.Keys, w io.
 	for i, l := range lines {
 		entries[i] = audit.Entry(l)
 	}
-	return audit.Export(w, device, entries, format, k.Signing, time.Now())
+	if format != audit.HTML {
+		return audit.Export(w, device, entries, format, k.Signing, time.Now())
+	}
+	c, err := cover(ctx, s, device)
+	if err != nil {
+		return err
+	}
+	return audit.ExportWith(w, device, entries, format, k.Signing, time.Now(), c)
+}
+
+// cover tells whose PC it was and which one, for the top of the printed page.
+func cover(ctx context.Context, s *store.Store, device string) (audit.Cover, error) {
+	c := audit.Cover{Names: map[string]string{"appliance": "Refurb", "agent": "the PC", "system": "the installed system"}}
+	st, err := s.Load(ctx)
+	if err != nil {
+		return c, err
+	}
+	i := slices.IndexFunc(st.Devices, func(d workshop.Device) bool { return d.ID == device })
+	if i < 0 {
+		return c, nil
+	}
+	d := st.Devices[i]
+	id := d.Report.Identity
+	c.Title = fmt.Sprintf("PC %d", d.Number)
+	if name := strings.TrimSpace(id.Manufacturer + " " + id.Model); name != "" {
+		c.Title += " · " + name
+	}
+	for _, l := range st.Lots {
+		c.Names["lot:"+l.ID] = "the lot of " + l.Donor
+		if l.ID == d.Lot {
+			c.Facts = append(c.Facts, audit.Fact{Name: "Donor", Value: l.Donor})
+		}
+	}
+	if id.SystemSerial != "" {
+		c.Facts = append(c.Facts, audit.Fact{Name: "Serial number", Value: id.SystemSerial})
+	}
+	all, err := s.Users().List(ctx)
+	if err != nil {
+		return c, err
+	}
+	for _, u := range all {
+		c.Names[u.ID] = u.Name
+	}
+	return c, nil
 }
