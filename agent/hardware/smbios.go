@@ -90,14 +90,14 @@ func text(s *smbios.Table, offset int) string {
 // several boards.
 func identity(info *smbios.Info) wire.Identity {
 	var id wire.Identity
-	for _, s := range info.GetTablesByType(smbios.TableTypeSystemInfo) {
+	if all := info.GetTablesByType(smbios.TableTypeSystemInfo); len(all) > 0 {
+		s := all[0]
 		id.Manufacturer, id.Model, id.ModelVersion = text(s, 0x04), text(s, 0x05), text(s, 0x06)
 		id.SystemSerial = text(s, 0x07)
 		id.SKU, id.Family = text(s, 0x19), text(s, 0x1A)
 		if b, err := s.GetBytesAt(0x08, 16); err == nil {
 			id.UUID = uuid(b, info.MajorVersion(), info.MinorVersion())
 		}
-		break
 	}
 	boards := info.GetTablesByType(smbios.TableTypeBaseboardInfo)
 	for i, s := range boards {
@@ -106,12 +106,12 @@ func identity(info *smbios.Info) wire.Identity {
 			id.BoardSerial = text(s, 0x07)
 		}
 	}
-	for _, s := range info.GetTablesByType(smbios.TableTypeChassisInfo) {
+	if all := info.GetTablesByType(smbios.TableTypeChassisInfo); len(all) > 0 {
+		s := all[0]
 		id.ChassisSerial = text(s, 0x07)
 		if kind, err := s.GetByteAt(0x05); err == nil {
 			id.ChassisType = clean(smbios.ChassisType(kind & 0x7F).String()) // bit 7: it has a lock
 		}
-		break
 	}
 	id.Placeholders = placeholders(id)
 	return id

@@ -232,7 +232,7 @@ func (p *Packages) update(ctx context.Context) error {
 		return nil
 	}
 	if p.keyring == "" {
-		return errors.New("Debian's archive keys are missing on this machine: install the package debian-archive-keyring")
+		return errors.New("the archive keys of Debian are missing on this machine: install the package debian-archive-keyring")
 	}
 	if err := p.configure(ctx); err != nil {
 		return err

@@ -179,7 +179,7 @@ type packing struct {
 	progress func(done, total int64)
 	known    int // frames that the journal had
 
-	size, left int64 // raw bytes in all, once known; bytes of data that may still come
+	size int64 // raw bytes in all, once known
 }
 
 type job struct {

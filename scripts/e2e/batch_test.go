@@ -20,14 +20,21 @@ import (
 // the PC, started again from the network, starts its own drive and is not
 // imaged twice.
 func TestImaged(t *testing.T) {
-	for _, c := range []struct {
+	type pc struct {
 		firmware lab.Firmware
 		bus, nic string
-	}{
+	}
+	cases := []pc{
 		{lab.BIOS, "ahci", "e1000"},
 		{lab.UEFI, "nvme", "virtio-net-pci"},
 		{lab.SecureBoot, "virtio", "virtio-net-pci"},
-	} {
+	}
+	if *full {
+		for _, fw := range []lab.Firmware{lab.BIOS, lab.UEFI, lab.SecureBoot} {
+			cases = append(cases, pc{fw, "scsi", "rtl8139"}, pc{fw, "ahci", "virtio-net-pci"}, pc{fw, "nvme", "e1000"})
+		}
+	}
+	for _, c := range cases {
 		t.Run(string(c.firmware)+"-"+c.bus, func(t *testing.T) {
 			s := open(t)
 			s.lot(true)
@@ -82,7 +89,7 @@ func checkReport(t *testing.T, fw lab.Firmware, bus string, r wire.Report) {
 	if r.Identity.UUID == "" || r.Identity.Manufacturer != "Refurb Lab" || r.RAM.Bytes == 0 || r.CPU.Model == "" || len(r.NICs) != 1 {
 		t.Errorf("the report has holes: %+v", r)
 	}
-	transport := map[string]string{"ahci": wire.TransportSATA, "nvme": wire.TransportNVMe, "virtio": wire.TransportVirtio}[bus]
+	transport := map[string]string{"scsi": wire.TransportSCSI, "ahci": wire.TransportSATA, "nvme": wire.TransportNVMe, "virtio": wire.TransportVirtio}[bus]
 	found := false
 	for _, d := range r.Disks {
 		if d.Serial == "NEWDRIVE0001" {

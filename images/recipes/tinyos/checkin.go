@@ -71,6 +71,8 @@ func send(ctx context.Context, client *http.Client, c wire.Checkin, body []byte)
 	switch {
 	case resp.StatusCode/100 == 2:
 		return true, nil
+	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout:
+		// Not yet: the outcome may still be on its way into the records.
 	case resp.StatusCode/100 == 4:
 		return true, fmt.Errorf("the appliance refused: %s: %s", resp.Status, strings.TrimSpace(string(text)))
 	}

@@ -175,6 +175,7 @@ func TestPost(t *testing.T) {
 	}{
 		"stored":              {goodPin, []int{204}, 1, true},
 		"stored at the third": {goodPin, []int{503, 500, 204}, 3, true},
+		"stored a bit later":  {goodPin, []int{429, 408, 204}, 3, true},
 		"refused":             {goodPin, []int{401}, 1, false},
 		"sent elsewhere":      {goodPin, []int{302}, attempts, false},
 		"another server":      {pin, []int{204}, 0, false},
