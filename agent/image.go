@@ -139,6 +139,10 @@ func (j *job) firmware(out *wire.Outcome, boots []string, table *finish.Table) {
 	if len(boots) > 0 && !slices.Contains(boots, mode) {
 		warn(fmt.Sprintf("the image starts with %s, but this PC was started with %s", strings.Join(boots, ", "), mode))
 	}
+	if j.report.Firmware.Mode == wire.ModeUEFI32 {
+		// An image's ESP shows no difference between 32 and 64 bits.
+		warn("this PC has 32-bit UEFI and starts only an image with /EFI/BOOT/BOOTIA32.EFI: see whether it starts")
+	}
 	vars, file, err := finish.Firmware()
 	switch {
 	case err != nil:
