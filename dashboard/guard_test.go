@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -288,5 +289,19 @@ func TestAPI(t *testing.T) {
 	}
 	if status, body, _ = call("/healthz", "", ""); status != http.StatusOK || body != "ok\n" {
 		t.Errorf("health: %d %q", status, body)
+	}
+}
+
+// A full disk is nobody's riddle.
+func TestFullDiskIsNamed(t *testing.T) {
+	langs, err := loadLanguages(localeFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range langs.list {
+		got := troubleOf(fmt.Errorf("storing a decision: %w", syscall.ENOSPC), w)
+		if got.Status != http.StatusInsufficientStorage || got.Title != w.T("error.full") || got.Title == "error.full" {
+			t.Errorf("%s: %+v", w.Tag, got)
+		}
 	}
 }

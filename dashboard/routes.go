@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -231,6 +232,9 @@ func troubleOf(err error, w *words) trouble {
 	case errors.As(err, &big):
 		t.Status = http.StatusRequestEntityTooLarge
 		t.Title, t.Text = w.T("error.big"), w.T("error.big.next")
+	case errors.Is(err, syscall.ENOSPC):
+		t.Status = http.StatusInsufficientStorage
+		t.Title, t.Text = w.T("error.full"), w.T("error.full.next")
 	case errors.As(err, &he) && (he.Code == http.StatusNotFound || he.Code == http.StatusMethodNotAllowed):
 		t.Status, t.Icon, t.Tone = he.Code, "search", toneIdle
 		t.Title, t.Text = w.T("error.404"), w.T("error.404.next")
@@ -265,7 +269,7 @@ func (d *Dashboard) fail(err error, c echo.Context) {
 	script, _ := c.Get("script").(bool)
 	w := d.langs.of(r)
 	t := troubleOf(err, w)
-	if t.Status == http.StatusInternalServerError {
+	if t.Status == http.StatusInternalServerError || t.Status == http.StatusInsufficientStorage {
 		d.cfg.Log.Error("dashboard", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	if strings.HasPrefix(r.URL.Path, "/api/") {

@@ -2,7 +2,6 @@ package netboot
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 
@@ -24,7 +23,7 @@ type sockets struct {
 func (s *Server) Run(ctx context.Context) error {
 	o, err := s.openSockets(ctx)
 	if err != nil {
-		return fmt.Errorf("network boot: %w", err)
+		return err
 	}
 	return s.serve(ctx, o)
 }
@@ -101,7 +100,7 @@ func (s *Server) serve(ctx context.Context, o *sockets) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return fmt.Errorf("network boot: %w", err)
+	return err
 }
 
 func (m Mode) String() string {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/mattn/go-sqlite3"
 
@@ -27,8 +28,16 @@ var migrations embed.FS
 // give the same bytes: the store checks its history by sealing it again.
 type Sealer func(seq int64, prev string, e workshop.Event) (line []byte, hash string, err error)
 
-// ErrFull says that the appliance's own disk is full. Nothing was stored.
-var ErrFull = errors.New("the disk of the appliance is full: nothing was stored; make room and try again")
+// ErrFull says that the appliance's own disk is full. Nothing was stored. It is
+// a syscall.ENOSPC, for who doesn't know this package.
+var ErrFull error = full{}
+
+type full struct{}
+
+func (full) Error() string {
+	return "the disk of the appliance is full: nothing was stored; make room and try again"
+}
+func (full) Unwrap() error { return syscall.ENOSPC }
 
 // Store is an open file of records.
 type Store struct {
@@ -130,7 +139,7 @@ func explain(err error) error {
 	var e sqlite3.Error
 	switch {
 	case !errors.As(err, &e):
-	case e.Code == sqlite3.ErrFull:
+	case e.Code == sqlite3.ErrFull, e.SystemErrno == syscall.ENOSPC: // the second: no room for the index of the journal
 		return fmt.Errorf("%w (%v)", ErrFull, err)
 	case e.Code == sqlite3.ErrNotADB, e.Code == sqlite3.ErrCorrupt:
 		return fmt.Errorf("the file of records is damaged: bring back a copy of it: %w", err)

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -176,7 +177,7 @@ func TestDiskFull(t *testing.T) {
 			break
 		}
 	}
-	if !errors.Is(err, store.ErrFull) {
+	if !errors.Is(err, store.ErrFull) || !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("after %d: %v", n, err)
 	}
 	st, err := s.Load(bg)
