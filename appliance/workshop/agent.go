@@ -233,7 +233,10 @@ func (r *Registry) settle(d *draft, dev *Device, j *Job) error {
 	if dev.Again {
 		f.again = dev.AgainBy
 	}
-	if l := r.lots[r.open]; l != nil && l.Standing && dev.Lot == l.ID && dev.State.inWork() {
+	// A PC that nothing identifies is a new one at every start: for it, once per
+	// device would be once per start.
+	countable := identityOf(&dev.Report, dev.MACs).known()
+	if l := r.lots[r.open]; l != nil && l.Standing && dev.Lot == l.ID && dev.State.inWork() && countable {
 		f.standing = l.ID
 		for _, id := range r.history[dev.ID] {
 			if r.jobs[id].Standing == l.ID {

@@ -251,6 +251,29 @@ func TestOutOfTheWorkshop(t *testing.T) {
 	refused(t, h.ImageAgain(bg, "lead1", id, root), workshop.Conflict)
 }
 
+// A standing approval counts once per device, so not for a PC that is a new one
+// at every start.
+func TestNamelessPCIsNotCounted(t *testing.T) {
+	h := open(t)
+	h.lot(true)
+	p := h.pc(1, func(r *wire.Report) {
+		r.Identity = wire.Identity{UUID: "03000200-0400-0500-0006-000700080009", SystemSerial: "To be filled by O.E.M."}
+		r.NICs = []wire.NIC{{Name: "eth0", MAC: "00:e0:4c:68:00:01", Bus: "usb"}}
+	})
+	for range 2 {
+		p.boot()
+		p.wants(wire.ActionHold)
+	}
+	if n := len(h.View().Devices); n != 2 {
+		t.Fatalf("%d devices", n)
+	}
+	if err := h.Approve(bg, "lead1", p.plan.Job, "/dev/nvme0n1", p.tail()); err != nil {
+		t.Fatal(err)
+	}
+	p.poll()
+	p.wants(wire.ActionImage)
+}
+
 // Whoever opens a lot and hangs up leaves no PC waiting.
 func TestOpenLotAndHangUp(t *testing.T) {
 	h := open(t)
