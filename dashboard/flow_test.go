@@ -52,7 +52,7 @@ func TestFromSetupToDone(t *testing.T) {
 	wants(t, body, "May this disk be erased?", "S4EVNX0R<mark>704413</mark>", "ntfs", "This disk will be overwritten", "never filled in")
 
 	_, body = b.post(page+"/approve", "job", job, "disk", "/dev/nvme0n1", "serial", "000000")
-	wants(t, body, "doesn&#39;t match the disk", "last six characters")
+	wants(t, body, "does not match this disk", "last six characters")
 	_, body = b.post(page+"/approve", "job", "another", "disk", "/dev/nvme0n1", "serial", "704413")
 	wants(t, body, "out of date")
 	_, body = b.post(page+"/approve", "job", job, "disk", "/dev/nvme0n1", "serial", " 704413 ")

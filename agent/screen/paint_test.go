@@ -248,13 +248,21 @@ func TestFigures(t *testing.T) {
 	}
 }
 
-// With SCREEN_SHEET set to a file, the samples are put together there for a
-// look: this is how docs/images/pc-screen.png is made.
+// shown is what the agent says, word for word.
+var shown = []View{
+	{Number: 12, Kind: Working, Title: "Writing", Detail: "debian-desktop", Percent: 42, Rate: 112e6, ETA: 130 * time.Second},
+	{Number: 7, Kind: Waiting, Title: "Waiting", Detail: "This disk holds something", Next: "Approve it on the device page", Percent: -1},
+	{Number: 128, Kind: Done, Title: "Finished", Detail: "restarting", Percent: 100},
+	{Number: 34, Kind: Failed, Title: "Failed", Detail: "No disk was found in this PC", Next: "Put a disk in, or check its cable, and ask for imaging again", Percent: -1},
+}
+
+// With SCREEN_SHEET set to a file, these are put together there for a look: this
+// is how docs/images/pc-screen.png is made.
 func TestSheet(t *testing.T) {
 	const w, h, gap = 640, 480, 8
 	sheet := image.NewRGBA(image.Rect(0, 0, 2*w+3*gap, 2*h+3*gap))
 	draw.Draw(sheet, sheet.Bounds(), image.White, image.Point{}, draw.Src)
-	for i, v := range samples {
+	for i, v := range shown {
 		at := image.Pt(gap+i%2*(w+gap), gap+i/2*(h+gap))
 		draw.Draw(sheet, image.Rectangle{at, at.Add(image.Pt(w, h))}, Paint(v, w, h), image.Point{}, draw.Src)
 	}
