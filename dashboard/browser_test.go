@@ -116,7 +116,7 @@ func TestInABrowser(t *testing.T) {
 	// From here on nothing is loaded again by hand.
 	p := h.start(someReport(1, "HP", "EliteDesk 800 G2", dataDisk("S4EVNX0R704413")))
 	act(t, ctx, "a PC comes", says("HP EliteDesk 800 G2"), says("There is data on the disk."))
-	act(t, ctx, "its page", chromedp.Click(`.tile a`), says("May this disk be erased?"), says("Live"))
+	act(t, ctx, "its page", chromedp.Click(`.tile a`), says("May this disk be overwritten?"), says("Live"))
 	act(t, ctx, "typing", chromedp.SendKeys(`[name=serial]`, "7044"))
 	// What happens elsewhere takes nothing out of the field.
 	other := h.start(someReport(2, "Dell", "OptiPlex 3050", dataDisk("XK77812")))

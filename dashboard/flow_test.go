@@ -49,7 +49,7 @@ func TestFromSetupToDone(t *testing.T) {
 	page := "/devices/" + p.device().ID
 	job := p.device().Job.ID
 	_, body = b.get(page)
-	wants(t, body, "May this disk be erased?", "S4EVNX0R<mark>704413</mark>", "ntfs", "This disk will be overwritten", "never filled in")
+	wants(t, body, "May this disk be overwritten?", "S4EVNX0R<mark>704413</mark>", "ntfs", "It is no secure erasure", "never filled in")
 
 	_, body = b.post(page+"/approve", "job", job, "disk", "/dev/nvme0n1", "serial", "000000")
 	wants(t, body, "does not match this disk", "last six characters")
