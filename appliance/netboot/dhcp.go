@@ -75,6 +75,9 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 		reply, d, fresh := s.transact(p, c)
 		if d.Act != Offer || !fresh || !s.taken(ctx, d.Addr, c.MAC) {
 			if c.MAC != "" && !d.Silent && d.What != "malformed" {
+				if d.What == "discover" {
+					s.forget(s.client(c.MAC).IP, d.Addr)
+				}
 				s.remember(c)
 			}
 			return reply, d

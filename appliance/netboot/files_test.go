@@ -21,6 +21,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/labstack/echo/v4"
 	"github.com/pin/tftp/v3"
 )
@@ -110,30 +111,45 @@ func TestFilesByHTTP(t *testing.T) {
 	}
 }
 
-// What a PC has ended is reset, not kept; what it asked for comes whole.
-func TestListenerForgetsEndedConnections(t *testing.T) {
+// What a PC has ended, or a restarted PC left behind, is reset and not kept;
+// what it asked for came whole.
+func TestListenerForgetsOldConnections(t *testing.T) {
+	s := newShop(t, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(bootBytes) }))
 	srv.Listener.Close()
-	srv.Listener = Listener(l)
+	srv.Listener = s.Listener(l)
 	srv.Start()
 	defer srv.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	must(t, err)
-	defer c.Close()
-	must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
-	_, err = c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
-	must(t, err)
-	in := bufio.NewReader(c)
-	res, err := http.ReadResponse(in, nil)
-	must(t, err)
-	if b, err := io.ReadAll(res.Body); err != nil || !bytes.Equal(b, bootBytes) {
-		t.Errorf("%d bytes, %v", len(b), err)
-	}
-	must(t, c.(*net.TCPConn).CloseWrite())
-	if _, err := in.ReadByte(); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("after the end: %v, want a reset", err)
+	for name, end := range map[string]func(*net.TCPConn){
+		"ended": func(c *net.TCPConn) { must(t, c.CloseWrite()) },
+		"restarted": func(*net.TCPConn) {
+			s.remember(Client{MAC: mac1, IP: netip.MustParseAddr("127.0.0.1")})
+			s.ask(mac2, dhcpv4.MessageTypeDiscover, "")
+			if len(s.conns) != 1 {
+				t.Error("another PC's start ended the connection")
+			}
+			s.ask(mac1, dhcpv4.MessageTypeDiscover, "")
+		},
+	} {
+		c, err := net.Dial("tcp", l.Addr().String())
+		must(t, err)
+		defer c.Close()
+		must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
+		_, err = c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+		must(t, err)
+		in := bufio.NewReader(c)
+		res, err := http.ReadResponse(in, nil)
+		must(t, err)
+		if b, err := io.ReadAll(res.Body); err != nil || !bytes.Equal(b, bootBytes) {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+		end(c.(*net.TCPConn))
+		if _, err := in.ReadByte(); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: after the end: %v, want a reset", name, err)
+		}
+		wait(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.conns) == 0 })
 	}
 }
 

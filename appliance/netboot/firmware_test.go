@@ -86,7 +86,7 @@ func newBench(t *testing.T, change func(*vmServer)) *bench {
 	}
 	b.serve()
 	if *keepLogs != "" {
-		if _, err := l.Start(io.Discard, "dumpcap", "-q", "-i", lab.Bridge, "-f", "udp port 67 or udp port 68 or udp port 4011", "-w", filepath.Join(dir, "lab", "dhcp.pcapng")); err != nil {
+		if _, err := l.Start(io.Discard, "dumpcap", "-q", "-i", lab.Bridge, "-f", "udp port 67 or udp port 68 or udp port 4011 or arp or tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0", "-w", filepath.Join(dir, "lab", "dhcp.pcapng")); err != nil {
 			t.Log(err)
 		}
 	}

@@ -150,6 +150,7 @@ func (s *Server) script(c echo.Context, ipxe bool, write func(Answer) (string, e
 	client.IPXE = ipxe
 	client.IP, _ = netip.ParseAddr(g.IP)
 	g.MAC, g.UUID, g.Arch = mac, client.UUID, client.Arch
+	s.remember(client)
 	s.setChained(mac, false)
 
 	ctx, cancel := context.WithTimeout(c.Request().Context(), deskTime)

@@ -4,33 +4,82 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 )
 
-// Listener lets connections of l that the PC has ended be forgotten at once;
-// serve the routes of Register on it. GRUB ends a connection and never hears
-// the server's end, and after a restart it uses the same ports again: the
-// kernel would hold them for a minute or two, in the state LAST-ACK, and GRUB
-// would wait 20 seconds for each.
-func Listener(l net.Listener) net.Listener { return listener{l} }
+// Listener is l with an eye on which PC each connection belongs to; serve the
+// routes of Register on it. When a PC asks for an address anew, it has been
+// restarted, and what the kernel still keeps of its connections is in the way:
+// GRUB leaves the one open that its configuration came over, counts its ports
+// from the same number at every start, and then waits for 20 seconds and more
+// behind each connection that was not forgotten here.
+func (s *Server) Listener(l net.Listener) net.Listener { return listener{l, s} }
 
-type listener struct{ net.Listener }
+type listener struct {
+	net.Listener
+	server *Server
+}
 
 func (l listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	if t, ok := c.(*net.TCPConn); ok {
-		return &conn{TCPConn: t}, err
+	t, ok := c.(*net.TCPConn)
+	if !ok {
+		return c, err
 	}
-	return c, err
+	k := &conn{TCPConn: t, server: l.server}
+	if peer, ok := t.RemoteAddr().(*net.TCPAddr); ok {
+		k.peer = peer.AddrPort().Addr().Unmap()
+	}
+	s := l.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns[k.peer] == nil {
+		s.conns[k.peer] = map[*conn]struct{}{}
+	}
+	s.conns[k.peer][k] = struct{}{}
+	return k, err
 }
 
 // conn keeps TCPConn's ReadFrom, which sends files without copying them.
-type conn struct{ *net.TCPConn }
+type conn struct {
+	*net.TCPConn
+	server *Server
+	peer   netip.Addr
+}
 
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.TCPConn.Read(b)
 	if errors.Is(err, io.EOF) {
-		// The PC has all it wants: a reset takes nothing from it.
-		_ = c.TCPConn.SetLinger(0)
+		// The PC has all it wants, and GRUB won't hear our end: a reset takes
+		// nothing from it, and spares the kernel a minute in LAST-ACK.
+		_ = c.SetLinger(0)
 	}
 	return n, err
+}
+
+func (c *conn) Close() error {
+	s := c.server
+	s.mu.Lock()
+	delete(s.conns[c.peer], c)
+	if len(s.conns[c.peer]) == 0 {
+		delete(s.conns, c.peer)
+	}
+	s.mu.Unlock()
+	return c.TCPConn.Close()
+}
+
+// forget resets what a PC that was restarted left open.
+func (s *Server) forget(addrs ...netip.Addr) {
+	var left []*conn
+	s.mu.Lock()
+	for _, a := range addrs {
+		for c := range s.conns[a] {
+			left = append(left, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range left {
+		_ = c.SetLinger(0)
+		_ = c.Close()
+	}
 }

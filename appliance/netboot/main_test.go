@@ -166,7 +166,7 @@ func serveForVM() int {
 		return 2
 	}
 	srv := &http.Server{Handler: e, ReadHeaderTimeout: 10 * time.Second}
-	go func() { _ = srv.Serve(Listener(ln)) }()
+	go func() { _ = srv.Serve(s.Listener(ln)) }()
 	if err := s.Run(ctx); ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -116,9 +116,10 @@ type Server struct {
 	transfers chan struct{} // one place per TFTP transfer
 
 	mu      sync.Mutex
-	clients map[string]Client        // by MAC: what their packets said, for the script that follows
-	chained map[string]bool          // TestPlainROM: MACs whose undionly.kpxe runs
-	foreign map[netip.Addr]time.Time // other DHCP servers, when last warned of
+	clients map[string]Client                 // by MAC: what their packets said, for the script that follows
+	conns   map[netip.Addr]map[*conn]struct{} // of Listener, by the PC's address
+	chained map[string]bool                   // TestPlainROM: MACs whose undionly.kpxe runs
+	foreign map[netip.Addr]time.Time          // other DHCP servers, when last warned of
 }
 
 // maxClients bounds what is remembered of PCs; the oldest knowledge is only
@@ -141,6 +142,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:     cfg,
 		log:     cfg.Log,
 		clients: map[string]Client{},
+		conns:   map[netip.Addr]map[*conn]struct{}{},
 		chained: map[string]bool{},
 		foreign: map[netip.Addr]time.Time{},
 
@@ -203,6 +205,9 @@ func (s *Server) remember(c Client) {
 		}
 		if c.Arch == NoArch {
 			c.Arch = old.Arch
+		}
+		if !c.IP.IsValid() {
+			c.IP = old.IP
 		}
 	} else if len(s.clients) >= maxClients {
 		for k := range s.clients {

@@ -44,7 +44,7 @@ const (
 	argonSalt    = 16
 	argonKey     = 32
 
-	minPassword = 8   // characters
+	minPassword = 10  // characters
 	maxPassword = 256 // bytes
 	maxUsers    = 1000
 )

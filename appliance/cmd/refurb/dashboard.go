@@ -33,7 +33,7 @@ func newDashboard(ctx context.Context, a *appliance.Appliance, log *slog.Logger)
 	if n == 0 {
 		text := rand.Text()
 		code = text[:4] + "-" + text[4:8] + "-" + text[8:12]
-		fmt.Fprintf(os.Stderr, "\n  Nobody can log in yet. Open the dashboard and make the first account with this\n  one-time code: %s\n\n", code)
+		fmt.Fprintf(os.Stderr, "\n  Nobody can log in yet. Open the dashboard in a browser, at port 8000 of this PC\n  unless you chose another, and make the first account with this\n  one-time code: %s\n\n", code)
 	}
 	return dashboard.New(dashboard.Config{
 		Registry: a.Registry, Users: users, Images: shelf{a.Depot}, History: history{a},

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -75,7 +76,7 @@ func take(ctx context.Context, d *depot.Depot, file string, o pack.Options) erro
 	if err != nil {
 		return err
 	}
-	fmt.Printf("imported %s %s: %s raw, %s stored, boots %v, root %s\n", m.Name, m.Version, size(m.Bytes), size(m.Compressed()), m.Boots, root)
+	fmt.Printf("imported %s: %s raw, %s stored, boots %v, root %s\n", strings.TrimSpace(m.Name+" "+m.Version), size(m.Bytes), size(m.Compressed()), m.Boots, root)
 	return nil
 }
 

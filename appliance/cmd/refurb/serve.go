@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -72,5 +73,10 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return a.Run(ctx, page)
+	err = a.Run(ctx, page)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		log.Info("stopped")
+		return nil // that is how a server is meant to end
+	}
+	return err
 }

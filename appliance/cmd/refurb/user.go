@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"golang.org/x/term"
@@ -97,11 +100,11 @@ func withUsers(data string, f func(store.Users) error) error {
 func askPassword() (string, error) {
 	fd := int(os.Stdin.Fd())
 	if !term.IsTerminal(fd) {
-		var line string
-		if _, err := fmt.Scanln(&line); err != nil {
+		line, err := bufio.NewReader(io.LimitReader(os.Stdin, 4096)).ReadString('\n')
+		if err != nil && !(errors.Is(err, io.EOF) && line != "") {
 			return "", fmt.Errorf("no password on standard input: %w", err)
 		}
-		return line, nil
+		return strings.TrimRight(line, "\r\n"), nil
 	}
 	var got [2]string
 	for i, ask := range []string{"Password: ", "Again: "} {
