@@ -79,7 +79,7 @@ func detect(head []byte, force bool) (layout, error) {
 	}
 	if !table && !code && !force {
 		return l, &Refusal{"this is not a disk image: it has neither a partition table nor boot code",
-			"give the image of a whole disk, not of one partition or an archive; force it if you are sure"}
+			"give the image of a whole disk, not of one partition or an archive; --force if you are sure"}
 	}
 	return l, nil
 }
