@@ -167,7 +167,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 	parts := map[string]func(context.Context) error{
 		"network boot": boot.Run,
 		"registry":     a.Registry.Run,
-		"boot files":   func(ctx context.Context) error { return serveHTTP(ctx, netboot.Listener(lnPlain), plain) },
+		"boot files":   func(ctx context.Context) error { return serveHTTP(ctx, boot.Listener(lnPlain), plain) },
 		"agents' API":  func(ctx context.Context) error { return serveHTTP(ctx, lnAgents, agents) },
 	}
 	if page != nil {
