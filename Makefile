@@ -7,6 +7,8 @@ DEMO  := $(BUILD)/demo
 GO    ?= go
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export GOFLAGS ?= -buildvcs=false
+# An older Go of the distribution fetches the one that go.mod names.
+export GOTOOLCHAIN ?= auto
 
 VERSION   := $(shell git describe --always --dirty 2>/dev/null || echo dev)
 SOURCES   := $(shell find agent appliance images dashboard scripts -name '*.go' -o -path '*/static/*' -o -path '*/templates/*' -o -path '*/locales/*' -o -path 'images/recipes/*' -type f 2>/dev/null | grep -v /node_modules/)
@@ -42,7 +44,8 @@ $(BUILD)/tinyos: $(SOURCES) go.mod
 
 $(BUILD)/base.cpio: go.mod
 	@mkdir -p $(BUILD)
-	$(GO) tool u-root -o $@.part -defaultsh=gosh $(ROOTCMDS:%=github.com/u-root/u-root/cmds/core/%)
+	@echo 'building the base of the initramfs (once, about half a minute)'
+	@$(GO) tool u-root -o $@.part -defaultsh=gosh $(ROOTCMDS:%=github.com/u-root/u-root/cmds/core/%) >$(BUILD)/base.log 2>&1 || { cat $(BUILD)/base.log; exit 1; }
 	mv $@.part $@
 
 demo: setup build ## a virtual batch: PCS=3 IMAGE=tiny, ONCE=1 to end with a verdict
