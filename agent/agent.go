@@ -55,6 +55,10 @@ func Run(ctx context.Context, cfg Config) (wire.Outcome, error) {
 	keep, stop := context.WithCancel(ctx)
 	defer stop()
 	go lease.Keep(keep)
+	// Network cards ask for their firmware only when the port comes up.
+	if later, err := drivers.Load(ctx, "/"); err == nil {
+		found.Gaps = later.Gaps
+	}
 
 	a.show(screen.View{Kind: screen.Working, Title: "Looking at this PC", Percent: -1})
 	return a.work(ctx, a.examine(ctx, found))
