@@ -271,7 +271,7 @@ func bootstrap(ctx context.Context, o Options, f offer, laid, root string) error
 		args = append(args,
 			"--skip=download/empty", "--skip=essential/unlink", // both insist on a cache without packages
 			`--setup-hook=mkdir -p "$1/var/cache/apt/archives" && cp -R "$REFURB_DEBS/." "$1/var/cache/apt/archives/"`,
-			`--customize-hook=rm -rf "$REFURB_DEBS.new" && mkdir "$REFURB_DEBS.new" && cp -p "$1"/var/cache/apt/archives/*.deb "$REFURB_DEBS.new/" && rm -rf "$REFURB_DEBS" && mv "$REFURB_DEBS.new" "$REFURB_DEBS"`)
+			`--customize-hook=chroot "$1" apt-get -q autoclean && rm -rf "$REFURB_DEBS.new" && mkdir "$REFURB_DEBS.new" && cp -p "$1"/var/cache/apt/archives/*.deb "$REFURB_DEBS.new/" && rm -rf "$REFURB_DEBS" && mv "$REFURB_DEBS.new" "$REFURB_DEBS"`)
 	}
 	args = append(args, suite, root)
 	args = append(args, f.sources(f.mirror)...)
