@@ -177,7 +177,11 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 		}
 		defer ln.Close()
 		parts["dashboard"] = func(ctx context.Context) error { return serveHTTP(ctx, ln, page) }
-		a.log.Info("dashboard", "address", "http://"+ln.Addr().String())
+		at := ln.Addr().(*net.TCPAddr)
+		if at.IP.IsUnspecified() { // on every card; this one is surely right
+			at = &net.TCPAddr{IP: addr.Addr().AsSlice(), Port: at.Port}
+		}
+		a.log.Info("dashboard", "address", "http://"+at.String())
 	}
 	a.log.Info("ready", "interface", cfg.Interface, "address", addr, "dhcp", cfg.DHCP, "boot_files", a.files.Describe())
 
