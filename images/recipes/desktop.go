@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -296,39 +297,49 @@ func findTool(name string) (string, error) {
 	return "", fmt.Errorf("the program %s is missing: run \"make setup\"", name)
 }
 
-// run keeps the last lines of what a program says, for its error. It lives in a
-// mount namespace of its own, so that no mount outlives it.
+// run runs a program with mounts and processes of its own: none of them outlives
+// it, however it ends. Its error tells the last lines that it said.
 func run(ctx context.Context, o Options, env []string, name string, args ...string) error {
+	said := &lines{log: o.Log.With("program", filepath.Base(name))}
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, said, said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 20 * time.Second
-	pipe, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	var last []string
-	lines := bufio.NewScanner(pipe)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		o.Log.Debug(lines.Text(), "program", filepath.Base(name))
-		if last = append(last, lines.Text()); len(last) > 12 {
-			last = last[1:]
-		}
-	}
-	io.Copy(io.Discard, pipe) // a line longer than the buffer must not block the program
-	if err := cmd.Wait(); err != nil {
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("%s: %w; its last lines:\n%s", filepath.Base(name), err, strings.Join(last, "\n"))
+		return fmt.Errorf("%s: %w; its last lines:\n%s", filepath.Base(name), err, strings.Join(said.last, "\n"))
 	}
 	return nil
+}
+
+// lines keeps the last lines that are written to it, and logs all.
+type lines struct {
+	log  *slog.Logger
+	part []byte
+	last []string
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	const keep, longest = 12, 1000
+	l.part = append(l.part, b...)
+	for {
+		i := bytes.IndexByte(l.part, '\n')
+		if i < 0 && len(l.part) < longest {
+			return len(b), nil
+		}
+		if i < 0 {
+			i = longest - 1
+		}
+		line := strings.TrimSpace(string(l.part[:i]))
+		l.part = l.part[i+1:]
+		l.log.Debug(line)
+		if l.last = append(l.last, line); len(l.last) > keep {
+			l.last = l.last[1:]
+		}
+	}
 }
 
 // installedLoaders takes the boot loaders from the new system itself.

@@ -1,7 +1,10 @@
 package recipes
 
 import (
+	"context"
+	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestDesktopScripts(t *testing.T) {
@@ -105,5 +109,26 @@ func TestOffer(t *testing.T) {
 	}
 	if got := (offer{}).sources("http://other.example/debian"); len(got) != 2 || strings.Contains(got[0], "firmware") {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestRun(t *testing.T) {
+	o := Options{Log: slog.New(slog.DiscardHandler)}
+	err := run(t.Context(), o, os.Environ(), "/bin/sh", "-c", "for i in $(seq 40); do echo line $i; done; printf %3000s x; exit 3")
+	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "line 40") || strings.Contains(err.Error(), "line 20\n") {
+		t.Errorf("error %v", err)
+	}
+	// A program that will not stop, with a child that holds its output open.
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	mark := filepath.Join(t.TempDir(), "mark")
+	start := time.Now()
+	err = run(ctx, o, append(os.Environ(), "MARK="+mark), "/bin/sh", "-c", `trap "" TERM; (trap "" TERM; sleep 12; echo >"$MARK") & wait; wait; sleep 60`)
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 20*time.Second {
+		t.Errorf("error %v after %s", err, time.Since(start))
+	}
+	time.Sleep(time.Until(start.Add(13 * time.Second)))
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("a child outlived it")
 	}
 }
