@@ -69,7 +69,7 @@ test: setup build check ## everything that must hold, end to end included
 	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -timeout 24m -count=1 -v ./scripts/e2e -dir $(abspath $(BUILD))
 
 e2e-full: setup build ## the slower matrices too
-	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -timeout 80m -count=1 -v ./scripts/e2e ./images/recipes ./appliance/netboot -dir $(abspath $(BUILD)) -full
+	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -p 1 -timeout 80m -count=1 -v ./scripts/e2e ./images/recipes ./appliance/netboot -dir $(abspath $(BUILD)) -full
 
 bench: setup build ## figures as "name value unit" lines
 	$(GO) test -run '^$$' -bench . ./images/... ./agent/... | scripts/bench/lines.sh
