@@ -3,18 +3,13 @@ package payload
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
-)
-
-// The public archive, for machines that have no Debian archive configured.
-const (
-	publicArchive  = "http://deb.debian.org/debian"
-	publicSecurity = "http://deb.debian.org/debian-security"
 )
 
 // maxSources bounds what is read of one file of apt's sources.
@@ -27,12 +22,12 @@ type archives struct {
 }
 
 // chooseArchives takes the mirror that was asked for, else what the machine's
-// own apt uses under etc ("/etc/apt"), else the public archive.
+// own apt uses under etc ("/etc/apt").
 func chooseArchives(mirror, etc string) (archives, error) {
 	if mirror != "" {
 		u, err := url.Parse(mirror)
 		if err != nil || u.Scheme == "" || strings.ContainsAny(mirror, " \t\r\n") {
-			return archives{}, fmt.Errorf("mirror %q: want the URL of a Debian archive, such as %s", mirror, publicArchive)
+			return archives{}, fmt.Errorf("mirror %q: want the URL of a Debian archive, ending in /debian", mirror)
 		}
 		a := archives{Main: strings.TrimRight(mirror, "/")}
 		a.Security = beside(a.Main)
@@ -52,7 +47,7 @@ func chooseArchives(mirror, etc string) (archives, error) {
 		}
 	}
 	if a.Main == "" {
-		return archives{publicArchive, publicSecurity}, nil
+		return archives{}, errors.New("this machine's apt knows no Debian archive: name one, as DEBIAN_MIRROR=http://MIRROR/debian")
 	}
 	if a.Security == "" {
 		a.Security = beside(a.Main)

@@ -47,11 +47,10 @@ func TestChooseArchives(t *testing.T) {
 			files: map[string]string{"sources.list.d/debian.sources": "Types: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian.list\nSuites: trixie\nComponents: main\n\nTypes: deb\nURIs: mirror+file:///etc/apt/mirrors/debian-security.list\nSuites: trixie-security\nComponents: main\n"},
 			want:  archives{"mirror+file:///etc/apt/mirrors/debian.list", "mirror+file:///etc/apt/mirrors/debian-security.list"},
 		},
-		{name: "none", want: archives{publicArchive, publicSecurity}},
+		{name: "none"},
 		{
 			name:  "another distribution's",
 			files: map[string]string{"sources.list": "deb http://archive.example.com/ubuntu noble main\n"},
-			want:  archives{publicArchive, publicSecurity},
 		},
 		{
 			name:   "asked for",
@@ -67,7 +66,6 @@ func TestChooseArchives(t *testing.T) {
 		{
 			name:  "nonsense",
 			files: map[string]string{"sources.list": "deb\ndeb [ broken\ndeb http://only-a-uri.example.org/debian\n\x00\xff\n", "sources.list.d/x.sources": ": :\n leading\nTypes deb\n"},
-			want:  archives{publicArchive, publicSecurity},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -76,7 +74,7 @@ func TestChooseArchives(t *testing.T) {
 				write(t, filepath.Join(etc, name), text)
 			}
 			got, err := chooseArchives(tc.mirror, etc)
-			if err != nil || got != tc.want {
+			if (err == nil) != (tc.want.Main != "") || got != tc.want {
 				t.Errorf("%+v, %v; want %+v", got, err, tc.want)
 			}
 		})
