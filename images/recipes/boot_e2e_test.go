@@ -103,7 +103,7 @@ func options(t *testing.T, out string) recipes.Options {
 		t.Fatal(err)
 	}
 	return recipes.Options{Out: out, Boot: filepath.Join(p.Dir, "boot"), TinyInit: filepath.Join(*buildDir, "tinyos"),
-		Fetch: packages.Fetch, Mirror: packages.Mirror(), Cache: cache}
+		Fetch: packages.Fetch, Mirror: packages.Mirror(), Cache: filepath.Join(cache, "recipes")}
 }
 
 // fill writes a check-in for srv into the disk's slot, as the agent does.

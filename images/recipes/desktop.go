@@ -261,7 +261,7 @@ func bootstrap(ctx context.Context, o Options, f offer, laid, root string) error
 	}
 	env := append(os.Environ(), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
 	if o.Cache != "" {
-		debs, err := filepath.Abs(filepath.Join(o.Cache, "debs"))
+		debs, err := filepath.Abs(filepath.Join(o.Cache, "desktop"))
 		if err != nil {
 			return err
 		}
