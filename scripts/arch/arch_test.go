@@ -3,6 +3,7 @@ package arch
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -69,6 +70,26 @@ func TestNamesThatSayNothing(t *testing.T) {
 		switch last {
 		case "util", "utils", "common", "helpers", "misc", "shared", "base", "internal":
 			t.Errorf("%s: name it after what it does", p.ImportPath)
+		}
+	}
+}
+
+// Every module that we import is named, with its reason, in the docs.
+func TestDependenciesAreExplained(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "list", "-m", "-f", "{{if not (or .Indirect .Main)}}{{.Path}}{{end}}", "all")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list -m: %v", err)
+	}
+	for _, m := range strings.Fields(string(out)) {
+		name := strings.TrimPrefix(strings.TrimPrefix(m, "github.com/"), "golang.org/")
+		if !strings.Contains(string(doc), name) {
+			t.Errorf("docs/dependencies.md doesn't say why %s is there", m)
 		}
 	}
 }
