@@ -82,10 +82,11 @@ func take(ctx context.Context, d *depot.Depot, file string, o pack.Options) erro
 
 type imageBuildCmd struct {
 	dataFlag
-	Recipe string `arg:"" help:"tiny or debian-desktop."`
-	Cache  string `help:"Folder for downloads, kept between runs; without it DATA/cache." type:"path"`
-	Mirror string `help:"Debian's mirror, ending in /debian; without it the machine's own." env:"DEBIAN_MIRROR"`
-	Tiny   string `hidden:"" name:"tinyos" type:"path"`
+	Recipe  string `arg:"" help:"tiny or debian-desktop."`
+	Cache   string `help:"Folder for downloads, kept between runs; without it DATA/cache." type:"path"`
+	Mirror  string `help:"Debian's mirror, ending in /debian; without it the machine's own." env:"DEBIAN_MIRROR"`
+	Updates string `help:"Mirror that the finished desktop asks for updates; without it the one it was built from."`
+	Tiny    string `hidden:"" name:"tinyos" type:"path"`
 }
 
 func (c *imageBuildCmd) Run(ctx context.Context, log *slog.Logger) error {
@@ -102,7 +103,7 @@ func (c *imageBuildCmd) Run(ctx context.Context, log *slog.Logger) error {
 	out := filepath.Join(cache, c.Recipe+".raw")
 	err = recipes.Build(ctx, c.Recipe, recipes.Options{
 		Out: out, Boot: filepath.Join(c.Data, "payload", "boot"), TinyInit: or(c.Tiny, companion("tinyos")),
-		Fetch: pkgs.Fetch, Mirror: pkgs.Mirror(), Cache: filepath.Join(cache, "recipes"), Log: log,
+		Fetch: pkgs.Fetch, Mirror: pkgs.Mirror(), Apt: c.Updates, Cache: filepath.Join(cache, "recipes"), Log: log,
 	})
 	if err != nil {
 		return err
