@@ -64,7 +64,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Appliance, err 
 	}
 	a.Registry, err = workshop.Open(ctx, workshop.Config{
 		Store: a.Store, Images: catalogue{a.Depot}, BaseURL: a.urls,
-		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Describe(), PinB64: a.Keys.Pin, Log: log,
+		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Served(), PinB64: a.Keys.Pin, Log: log,
 	})
 	return a, err
 }

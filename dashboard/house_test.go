@@ -140,7 +140,7 @@ func newHouse(t *testing.T) *house {
 		{Root: strings.Repeat("c3", 32), Name: "Office PC", Version: "2026-10", Bytes: 64 * gb, Stored: 21 * gb, Created: time.Date(2026, 10, 9, 10, 0, 0, 0, time.UTC), Problem: "frame 211 doesn't match its hash: import the image again"},
 	}}
 	reg, err := workshop.Open(t.Context(), workshop.Config{
-		Store: st, Images: s, LostAfter: time.Minute, Log: log, Payload: "test",
+		Store: st, Images: s, LostAfter: time.Minute, Log: log, Payload: map[string]string{"payload": "test"},
 		BaseURL: func() (string, string) { return "https://10.77.0.1:8443", "http://10.77.0.1:8080" },
 	})
 	if err != nil {

@@ -59,6 +59,12 @@ func TestBuild(t *testing.T) {
 	if p.Kernel != "6.12.0-test" || p.Modules == 0 || p.Firmware != 1 || len(p.NoFirmware) != 1 {
 		t.Errorf("payload %+v", p)
 	}
+	served := p.Served()
+	for _, f := range p.Files {
+		if s := served[f.Name]; !strings.Contains(s, f.Package+" "+f.Version) || !strings.HasSuffix(s, f.SHA256) || len(s) > 256 {
+			t.Errorf("%s is served as %q", f.Name, s)
+		}
+	}
 	if d := p.Describe(); !strings.Contains(d, "6.12.0-test") || !strings.Contains(d, p.Digest()) {
 		t.Errorf("description %q", d)
 	}

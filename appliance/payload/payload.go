@@ -196,6 +196,16 @@ func (p *Payload) Digest() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// Served says of each boot file which package and version it came from, and its
+// SHA-256; "payload" holds Describe's line.
+func (p *Payload) Served() map[string]string {
+	m := map[string]string{"payload": p.Describe()}
+	for _, f := range p.Files {
+		m[f.Name] = fmt.Sprintf("%s %s sha256 %s", f.Package, f.Version, f.SHA256)
+	}
+	return m
+}
+
 // Describe is one line for logs and records.
 func (p *Payload) Describe() string {
 	var n int64

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,7 +174,7 @@ func (r *Registry) reported(d *draft, dev *Device, b *Boot) error {
 	j := &Job{ID: newID(), Device: dev.ID, State: Booting, Boot: b.BootID, CutOff: cutOff, Created: d.now, Changed: d.now}
 	d.jobs = append(d.jobs, j)
 	dev.Job = j.ID
-	d.event(Event{Device: dev.ID, Job: j.ID, Kind: "payload", Actor: "appliance", Params: map[string]string{"payload": r.cfg.Payload}})
+	d.event(Event{Device: dev.ID, Job: j.ID, Kind: "payload", Actor: "appliance", Params: maps.Clone(r.cfg.Payload)})
 	if err := d.step(j, Reported, "agent", Event{Params: map[string]string{"boot": b.BootID}}); err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func (h *house) start() {
 
 func (h *house) config() workshop.Config {
 	c := workshop.Config{
-		Store: h.store, Images: h.shelf, Payload: "sha256:1234", PinB64: "cGlu",
+		Store: h.store, Images: h.shelf, Payload: map[string]string{"payload": "sha256:1234", "vmlinuz": "linux-image 6.12 sha256 56"}, PinB64: "cGlu",
 		BaseURL: func() (string, string) { return "https://10.77.0.1:8443", "http://10.77.0.1:8080" },
 	}
 	if h.clock != nil {

@@ -35,7 +35,7 @@ type Config struct {
 	BaseURL   func() (agentURL, httpURL string) // "https://10.77.0.1:8443", "http://10.77.0.1:8080"
 	LostAfter time.Duration                     // silence after which a job is lost; 0: 60 s
 	Streams   int                               // parallel streams to one PC; 0: the agent chooses
-	Payload   string                            // digest and names of the boot files, for the log
+	Payload   map[string]string                 // which boot files are served, by name: origin and hash; for the log
 	PinB64    string                            // base64 of SHA-256 of the agent API's SPKI
 	Log       *slog.Logger
 	Now       func() time.Time // nil: time.Now

@@ -64,6 +64,9 @@ func TestBlankDiskUnderStandingApproval(t *testing.T) {
 			t.Fatalf("the evidence of %s: %q %v", e.Kind, b, err)
 		}
 	}
+	if e := events[2]; e.Params["vmlinuz"] != "linux-image 6.12 sha256 56" {
+		t.Fatalf("the boot files aren't in the history: %+v", e)
+	}
 	if e := events[7]; e.Params["read_back"] != "8000000000" || e.Result != "ok" || e.Actor != "agent" || e.Evidence == "" {
 		t.Fatalf("%+v", e)
 	}

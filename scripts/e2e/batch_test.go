@@ -123,6 +123,11 @@ func (s *shop) audited(device string) {
 	file := s.verified(device)
 	b, err := os.ReadFile(file)
 	must(s, err)
+	for _, served := range []string{`"shimx64.efi":"shim-signed `, `"vmlinuz":"linux-image-`, `"undionly.kpxe":"ipxe `} {
+		if !strings.Contains(string(b), served) {
+			s.Errorf("the log doesn't say which boot file was served: no %s", served)
+		}
+	}
 	bad := strings.Replace(string(b), "NEWDRIVE0001", "NEWDRIVE0002", 1)
 	must(s, os.WriteFile(file, []byte(bad), 0o644))
 	if out, err := exec.Command(built.refurb, "audit", "verify", file).CombinedOutput(); err == nil {
