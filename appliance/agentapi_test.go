@@ -67,7 +67,7 @@ func (h *house) call(method, path, token, body string, into any, header ...strin
 	if err != nil {
 		h.Fatal(err)
 	}
-	req.Header.Set("Refurb-Wire", "1")
+	req.Header.Set("Refurb-Wire", strconv.Itoa(wire.Version))
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -267,7 +267,7 @@ func TestSlowMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	fmt.Fprintf(c, "POST /v1/event HTTP/1.1\r\nHost: a\r\nRefurb-Wire: 1\r\nAuthorization: Bearer %s\r\nContent-Length: 100\r\n\r\n{", token)
+	fmt.Fprintf(c, "POST /v1/event HTTP/1.1\r\nHost: a\r\nRefurb-Wire: 2\r\nAuthorization: Bearer %s\r\nContent-Length: 100\r\n\r\n{", token)
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		t.Fatal(err)

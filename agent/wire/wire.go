@@ -15,7 +15,8 @@ import "time"
 // History:
 //
 //	1  report, plan, progress, event, first-boot check-in
-const Version = 1
+//	2  share: PCs pass frames on to each other, and resume from claimed ones
+const Version = 2
 
 // Paths of the agent API (TLS). All but PathCheckin want "Authorization:
 // Bearer <boot token>"; PathCheckin wants the job's check-in token.
@@ -24,8 +25,12 @@ const (
 	PathPlan     = "/v1/plan"     // GET ?have=<Plan.Serial>&wait=<seconds> → Plan, long-polled
 	PathProgress = "/v1/progress" // POST Progress → ProgressReply
 	PathEvent    = "/v1/event"    // POST Event    → 204 once it is stored
+	PathShare    = "/v1/share"    // POST Share    → Order
 	PathCheckin  = "/v1/checkin"  // POST FirstBoot → 204 once it is stored
 	PathImages   = "/images/"     // plain HTTP: /images/<root>/{manifest,frames}, ranges
+
+	// PathPeer is what a PC serves to other PCs: POST Ask → a stream of frames.
+	PathPeer = "/v1/peer"
 )
 
 // Limits that both sides hold.
@@ -223,8 +228,9 @@ type Image struct {
 	Root        string  `json:"root"` // hex
 	ManifestURL string  `json:"manifest_url"`
 	FramesURL   string  `json:"frames_url"`
-	Streams     int     `json:"streams"`
-	Checkin     Checkin `json:"checkin"` // written into the image's check-in slot, if it has one
+	Streams     int     `json:"streams"`          // connections to the appliance when there are no peers
+	Claims      []byte  `json:"claims,omitempty"` // Share.Claims of an earlier attempt on this disk with this image
+	Checkin     Checkin `json:"checkin"`          // written into the image's check-in slot, if it has one
 }
 
 // Phase of a job as the agent sees it.
@@ -252,6 +258,66 @@ type Progress struct {
 type ProgressReply struct {
 	Stop bool   `json:"stop"`
 	Why  string `json:"why,omitempty"`
+}
+
+// Share is what a PC has of its image. It is sent once a second while the job
+// runs or others profit from it, and at once when a source fails. The latest
+// one wins.
+type Share struct {
+	Job     string    `json:"job"`
+	Serial  int64     `json:"serial"`            // of the Order that this PC follows; 0: none yet
+	Port    int       `json:"port"`              // where it serves PathPeer; 0: it can't
+	Mbit    int       `json:"mbit_per_s"`        // speed of the card in use; 0: unknown
+	Frames  int       `json:"frames"`            // that the image has; those of zeroes don't count anywhere here
+	Have    int       `json:"have"`              // received and checked, or found on the disk
+	Missing int       `json:"missing"`           // neither here nor promised by any source: only the appliance can give them
+	Backlog int       `json:"backlog"`           // percent of the memory that is full of frames not yet written
+	Rate    int64     `json:"rate"`              // compressed bytes per second received, over the last seconds
+	Done    bool      `json:"done"`              // wants nothing more; stays for others
+	Trouble []Trouble `json:"trouble,omitempty"` // since the last Share
+	// Claims has bit i%8 of byte i/8 set when frame i was written to the disk and
+	// flushed, frames of zeroes included. Only sent when it has changed.
+	Claims []byte `json:"claims,omitempty"`
+}
+
+// MaxClaims bounds Share.Claims: an image of 1 TiB.
+const MaxClaims = 32 << 10
+
+// Trouble is what a PC had with a source.
+type Trouble struct {
+	Source string      `json:"source"` // Source.ID; empty: the appliance
+	Kind   TroubleKind `json:"kind"`
+	Frame  int         `json:"frame,omitempty"`
+}
+
+type TroubleKind string
+
+const (
+	TroubleSilent  TroubleKind = "silent"  // nothing came, not even a sign of life
+	TroubleRefused TroubleKind = "refused" // it can't be reached, or doesn't serve this PC
+	TroubleCorrupt TroubleKind = "corrupt" // Frame didn't match its hash, and the source had called it good
+)
+
+// Order says where a PC gets its frames from.
+type Order struct {
+	Serial int64 `json:"serial"` // grows with every change
+	// Sources are other PCs, one per stripe or none. Frame i belongs to stripe
+	// i mod len(Sources).
+	Sources []Source `json:"sources,omitempty"`
+	Depot   bool     `json:"depot"`         // fetch what no source promises from the appliance
+	Key     string   `json:"key"`           // who shows it is served by this PC
+	Stay    bool     `json:"stay"`          // others still profit from this PC
+	Why     string   `json:"why,omitempty"` // what it waits for, one sentence for a volunteer
+}
+
+// Source is a PC that passes frames on.
+type Source struct {
+	ID  string `json:"id"`
+	URL string `json:"url"` // http://10.77.0.23:4711
+	Key string `json:"key"`
+	// Patient: this PC is slower than those before it and must not hold them up,
+	// so its source may drop what it lacks.
+	Patient bool `json:"patient,omitempty"`
 }
 
 // EventKind is a step of a job that is stored and chained.
@@ -297,6 +363,9 @@ type Outcome struct {
 	Mismatches int           `json:"mismatches"`
 	Retries    int           `json:"retries"`
 	Streams    int           `json:"streams,omitempty"`
+	FromPeers  int64         `json:"from_peers,omitempty"` // of Fetched: bytes that other PCs passed on
+	Sent       int64         `json:"sent,omitempty"`       // bytes passed on to other PCs until then
+	Resumed    int           `json:"resumed,omitempty"`    // frames found on the disk from an earlier attempt
 	WriteTime  time.Duration `json:"write_ns,omitempty"`
 	ReadTime   time.Duration `json:"read_ns,omitempty"`
 	Finish     []string      `json:"finish,omitempty"`   // "partition 3 grown to 120 GB", "boot entry 0007 first"
