@@ -51,6 +51,19 @@ func (s *Store) Commit(ctx context.Context, c workshop.Change) error {
 				return fmt.Errorf("a document: %w", err)
 			}
 		}
+		for _, v := range c.Claims {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO claims (serial, wwn, model, bytes, image, frames, at) VALUES (?, ?, ?, ?, ?, ?, ?)
+				ON CONFLICT (serial, wwn, model, bytes, image) DO UPDATE SET frames = excluded.frames, at = excluded.at`,
+				v.Serial, v.WWN, v.Model, v.Bytes, v.Image, v.Frames, stamp(v.At)); err != nil {
+				return fmt.Errorf("claims: %w", err)
+			}
+		}
+		for _, k := range c.Unclaim {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM claims WHERE serial = ? AND wwn = ? AND model = ? AND bytes = ? AND image = ?`,
+				k.Serial, k.WWN, k.Model, k.Bytes, k.Image); err != nil {
+				return fmt.Errorf("claims: %w", err)
+			}
+		}
 		return s.append(ctx, tx, c.Events)
 	})
 }
@@ -130,7 +143,32 @@ func (s *Store) Load(ctx context.Context) (workshop.State, error) {
 		}
 		st.Boots = append(st.Boots, b)
 	}
-	return st, explain(rows.Err())
+	if err := rows.Err(); err != nil {
+		return st, explain(err)
+	}
+	st.Claims, err = claims(ctx, tx)
+	return st, explain(err)
+}
+
+func claims(ctx context.Context, tx *sql.Tx) ([]workshop.Claim, error) {
+	rows, err := tx.QueryContext(ctx, `SELECT serial, wwn, model, bytes, image, frames, at FROM claims ORDER BY at`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var all []workshop.Claim
+	for rows.Next() {
+		var c workshop.Claim
+		var at string
+		if err := rows.Scan(&c.Serial, &c.WWN, &c.Model, &c.Bytes, &c.Image, &c.Frames, &at); err != nil {
+			return nil, err
+		}
+		if c.At, err = time.Parse(time.RFC3339Nano, at); err != nil {
+			return nil, fmt.Errorf("claims: %w", err)
+		}
+		all = append(all, c)
+	}
+	return all, rows.Err()
 }
 
 func docs[T any](ctx context.Context, tx *sql.Tx, query string) ([]T, error) {

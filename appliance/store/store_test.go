@@ -72,6 +72,8 @@ func TestWhatIsStoredComesBack(t *testing.T) {
 	s, path := open(t)
 	c := change(1)
 	c.Lots = []workshop.Lot{{ID: "L", Donor: "ACME", Opened: noon, OpenedBy: "u"}}
+	key := workshop.ClaimKey{Serial: "S", WWN: "0x5", Model: "π", Bytes: 1 << 62, Image: "aa"}
+	c.Claims = []workshop.Claim{{ClaimKey: key, Frames: []byte{0, 255}, At: noon}}
 	for range 2 { // again is a change too
 		if err := s.Commit(bg, c); err != nil {
 			t.Fatal(err)
@@ -86,7 +88,7 @@ func TestWhatIsStoredComesBack(t *testing.T) {
 	}
 	defer s.Close()
 	got, err := s.Load(bg)
-	want := workshop.State{Devices: c.Devices, Lots: c.Lots, Jobs: c.Jobs, Boots: c.Boots}
+	want := workshop.State{Devices: c.Devices, Lots: c.Lots, Jobs: c.Jobs, Boots: c.Boots, Claims: c.Claims}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Fatalf("%v\n%+v\n%+v", err, got, want)
 	}
@@ -103,8 +105,23 @@ func TestWhatIsStoredComesBack(t *testing.T) {
 	if err := s.Commit(bg, workshop.Change{Forget: []string{"D1T", "nonsense"}}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Load(bg); err != nil || len(got.Boots) != 0 {
-		t.Fatalf("%v %+v", err, got.Boots)
+	if got, err := s.Load(bg); err != nil || len(got.Boots) != 0 || len(got.Claims) != 1 {
+		t.Fatalf("%v %+v", err, got)
+	}
+	again := workshop.Change{Claims: []workshop.Claim{{ClaimKey: key, Frames: []byte{1}, At: noon}}}
+	if err := s.Commit(bg, again); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Load(bg); err != nil || !reflect.DeepEqual(got.Claims, again.Claims) {
+		t.Fatalf("%v %+v", err, got.Claims)
+	}
+	for _, k := range []workshop.ClaimKey{{Serial: "S", WWN: "0x5", Model: "π", Bytes: 1 << 62, Image: "bb"}, key} {
+		if err := s.Commit(bg, workshop.Change{Unclaim: []workshop.ClaimKey{k}}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Load(bg); err != nil || (len(got.Claims) == 0) != (k == key) {
+			t.Fatalf("%v %+v", err, got.Claims)
+		}
 	}
 	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Fatalf("%v %v", fi.Mode(), err)

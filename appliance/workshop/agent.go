@@ -436,6 +436,7 @@ func (r *Registry) plan(dev *Device, j *Job, b *Boot, token string) wire.Plan {
 		p.Action, p.Disk, p.Content = wire.ActionImage, &disk, j.Approval.Class
 		p.Image = &wire.Image{
 			Name: j.ImageName, Root: j.Image, ManifestURL: at + "/manifest", FramesURL: at + "/frames", Streams: r.cfg.Streams,
+			Claims:  r.claimed(j),
 			Checkin: wire.Checkin{URL: agentURL + wire.PathCheckin, Pin: r.cfg.PinB64, Token: checkinToken(token, j.ID)},
 		}
 	case Verified, FirstBoot:

@@ -23,6 +23,7 @@ type world struct {
 	allowed  map[string]bool             // boot id + serial → somebody approved it
 	wished   map[string]bool             // serial number of a PC → a person asked for another imaging
 	standing bool                        // some lot's blank disks were approved beforehand
+	claims   map[string]bool             // disk, image and word of a claim that was taken
 	crashes  int
 }
 
@@ -36,7 +37,7 @@ func TestWhateverHappens(t *testing.T) {
 			rt.Fatal(err)
 		}
 		defer os.RemoveAll(dir)
-		w := &world{rt: rt, house: in(rt, dir), taken: map[string][]wire.EventKind{}, proved: map[string]bool{}, allowed: map[string]bool{}, wished: map[string]bool{}}
+		w := &world{rt: rt, house: in(rt, dir), taken: map[string][]wire.EventKind{}, proved: map[string]bool{}, allowed: map[string]bool{}, wished: map[string]bool{}, claims: map[string]bool{}}
 		defer func() { w.store.Close() }()
 		for i := range 3 {
 			w.pcs = append(w.pcs, w.pc(i+1, []func(*wire.Report){func(*wire.Report) {}, data, noDisk}[i]))
@@ -52,7 +53,7 @@ func TestWhateverHappens(t *testing.T) {
 			}
 		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"boot": w.boot, "report": w.rereport, "poll": w.pollOne, "event": w.event, "old event": w.oldEvent, "lie": w.lie, "lie again": w.lie, "lie once more": w.lie, "progress": w.progress,
+			"boot": w.boot, "report": w.rereport, "poll": w.pollOne, "event": w.event, "old event": w.oldEvent, "lie": w.lie, "lie again": w.lie, "lie once more": w.lie, "progress": w.progress, "claim": w.claim, "claim too": w.claim,
 			"approve": w.approveOne, "again": w.again, "cancel": w.cancel, "lot": w.openLot, "close": w.closeLot, "swap disk": w.swap,
 			"event too": w.event, "checkin": w.checkin, "time": w.time, "crash": w.crashNow, "step": w.step, "step on": w.step, "step further": w.step, "": w.check,
 		})
@@ -69,6 +70,9 @@ func (w *world) saw(p *pc, plan wire.Plan) {
 	p.plan = plan
 	if plan.Action != wire.ActionImage {
 		return
+	}
+	if i := plan.Image; i != nil && i.Claims != nil && !w.claims[fmt.Sprint(plan.Disk.Serial, i.Root, i.Claims)] {
+		w.rt.Fatalf("a PC is told of frames that nobody wrote to its disk: %x", i.Claims)
 	}
 	switch blank := plan.Content == wire.ClassBlank; {
 	case plan.Disk == nil || plan.Image == nil:
@@ -237,6 +241,20 @@ func (w *world) again(t *rapid.T) {
 		if d.Report.Identity.SystemSerial == p.rep.Identity.SystemSerial && w.ImageAgain(bg, "vol1", d.ID, "") == nil {
 			w.wished[p.rep.Identity.SystemSerial] = true
 		}
+	}
+}
+
+// claim says that some frames are on the disk that the plan named. Whoever gets
+// them back must have the same disk and the same image.
+func (w *world) claim(t *rapid.T) {
+	p := w.any(t)
+	if p.plan.Disk == nil || p.plan.Image == nil {
+		return
+	}
+	word := []byte{byte(rapid.IntRange(0, 255).Draw(t, "frames")), 1}
+	s, err := w.Sharer(p.token)
+	if err == nil && s.Job == p.plan.Job && w.Claim(p.token, word) == nil {
+		w.claims[fmt.Sprint(p.plan.Disk.Serial, p.plan.Image.Root, word)] = true
 	}
 }
 

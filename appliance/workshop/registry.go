@@ -103,6 +103,8 @@ type Registry struct {
 	watchers  map[*watcher]bool
 	newcomers *rate.Limiter
 	scripts   *rate.Limiter
+	sharing   sharing
+	flowing   map[string]bool // devices that are shown with a flow
 }
 
 // presence is what is known of a device's agent while the program runs.
@@ -115,6 +117,7 @@ type presence struct {
 	serial   int64   // of its plan
 	changed  chan struct{}
 	online   bool // as last shown
+	flow     *Flow
 }
 
 // Open loads the registry from its store.
@@ -144,10 +147,12 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		watchers:  map[*watcher]bool{},
 		newcomers: rate.NewLimiter(2, 200),
 		scripts:   rate.NewLimiter(20, 400),
+		sharing:   sharing{byToken: map[string]*Sharer{}, claims: map[ClaimKey]*Claim{}, fresh: map[ClaimKey]bool{}},
+		flowing:   map[string]bool{},
 	}
 	slices.SortFunc(s.Jobs, func(a, b Job) int { return a.Created.Compare(b.Created) })
 	slices.SortFunc(s.Boots, func(a, b Boot) int { return a.Issued.Compare(b.Issued) })
-	r.apply(Change{Devices: s.Devices, Lots: s.Lots, Jobs: s.Jobs, Boots: s.Boots})
+	r.apply(Change{Devices: s.Devices, Lots: s.Lots, Jobs: s.Jobs, Boots: s.Boots, Claims: s.Claims})
 	// The agents get their time anew: it was this program that was away.
 	now := cfg.Now()
 	for id := range r.devices {
@@ -167,6 +172,8 @@ type draft struct {
 	forget    []string
 	events    []Event
 	documents []Document
+	claims    []Claim
+	unclaim   []ClaimKey
 }
 
 // decide runs f, stores what it decided, and only then changes memory and tells
@@ -185,7 +192,7 @@ func (r *Registry) decide(ctx context.Context, f func(d *draft) error) error {
 }
 
 func (r *Registry) commit(ctx context.Context, d *draft) error {
-	c := Change{Forget: d.forget, Events: d.events, Documents: d.documents}
+	c := Change{Forget: d.forget, Events: d.events, Documents: d.documents, Claims: d.claims, Unclaim: d.unclaim}
 	for _, v := range d.devices {
 		c.Devices = append(c.Devices, *v)
 	}
@@ -198,7 +205,7 @@ func (r *Registry) commit(ctx context.Context, d *draft) error {
 	for _, v := range d.boots {
 		c.Boots = append(c.Boots, *v)
 	}
-	if len(c.Devices)+len(c.Jobs)+len(c.Lots)+len(c.Boots)+len(c.Forget)+len(c.Events) == 0 {
+	if len(c.Devices)+len(c.Jobs)+len(c.Lots)+len(c.Boots)+len(c.Forget)+len(c.Events)+len(c.Claims)+len(c.Unclaim) == 0 {
 		return nil
 	}
 	// A caller who hangs up now must not leave open whether it was stored.
@@ -274,6 +281,8 @@ func (r *Registry) apply(c Change) {
 			delete(r.byMAC, b.MAC)
 		}
 	}
+	r.applySharing(c)
+	r.applyClaims(c)
 }
 
 func without(s []string, v string) []string {
@@ -355,6 +364,7 @@ func (d *draft) step(j *Job, to JobState, actor string, e Event) error {
 		j.Hold = ""
 	}
 	j.State, j.Changed = to, d.now
+	d.claimStep(j, to)
 	d.event(e)
 	return nil
 }

@@ -117,6 +117,7 @@ type Job struct {
 	Approval  *Approval     `json:"approval,omitempty"`
 	Standing  string        `json:"standing,omitempty"` // the lot whose standing approval this job has spent
 	Outcome   *wire.Outcome `json:"outcome,omitempty"`
+	Suspected bool          `json:"suspected,omitempty"` // its PC passed damaged frames on
 	// Taken holds the kinds of the agent's events in their order; the next one
 	// has sequence number len(Taken)+1.
 	Taken   []wire.EventKind `json:"taken,omitempty"`
@@ -152,6 +153,8 @@ type Change struct {
 	Events  []Event
 	// Documents are what Event.Evidence of this change points to.
 	Documents []Document
+	Claims    []Claim    // take the place of earlier ones
+	Unclaim   []ClaimKey // after Claims
 }
 
 // Document is a report or an outcome as it came, kept under its SHA-256.
@@ -176,4 +179,5 @@ type State struct {
 	Lots    []Lot
 	Jobs    []Job
 	Boots   []Boot
+	Claims  []Claim
 }

@@ -21,6 +21,7 @@ type DeviceView struct {
 	Progress *wire.Progress `json:"progress,omitempty"` // only while its job is imaging or verifying
 	ETA      time.Duration  `json:"eta_ns,omitempty"`   // until the job is done, reading back included; 0: not known
 	Online   bool           `json:"online"`             // its agent was heard of within Config.LostAfter
+	Flow     *Flow          `json:"flow,omitempty"`     // while it shares frames with others
 }
 
 // Update is what changed since the one before it. A device or a lot comes

@@ -147,7 +147,7 @@ func (r *Registry) Device(id string) (DeviceDetail, bool) {
 
 func (r *Registry) deviceView(d *Device) DeviceView {
 	p := r.at(d.ID)
-	v := DeviceView{Device: *d, Job: r.newest(d.ID), Progress: p.progress, Online: r.online(p)}
+	v := DeviceView{Device: *d, Job: r.newest(d.ID), Progress: p.progress, Online: r.online(p), Flow: p.flow}
 	if p.heard.After(v.Seen) {
 		v.Seen = p.heard.UTC()
 	}
@@ -177,6 +177,12 @@ func later(a, b time.Time) time.Time {
 // Run looks for agents that have fallen silent, approvals that have expired and
 // starts that are over, until ctx ends.
 func (r *Registry) Run(ctx context.Context) error {
+	claims := make(chan struct{})
+	go func() {
+		defer close(claims)
+		r.keepClaims(ctx)
+	}()
+	defer func() { <-claims }()
 	tick := time.NewTicker(min(max(r.cfg.LostAfter/4, 50*time.Millisecond), 5*time.Second))
 	defer tick.Stop()
 	for {
