@@ -1,0 +1,593 @@
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"refurb/agent/wire"
+	"refurb/images"
+)
+
+// picture is an image made for a test, with what the appliance serves of it.
+type picture struct {
+	m      *images.Manifest
+	frames []byte
+	raw    map[int][]byte
+	sent   atomic.Int64 // bytes that the appliance gave out
+	wrap   func(http.Handler) http.Handler
+}
+
+// paint makes n frames, of which one in four is zero. Fat ones don't compress.
+func paint(t testing.TB, n int, fat bool) *picture {
+	t.Helper()
+	r := rand.New(rand.NewPCG(uint64(n), 1))
+	enc, err := images.NewEncoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &picture{m: &images.Manifest{Name: "test", Created: time.Unix(1e9, 0), Bytes: int64(n) * images.FrameSize, Block: 512, Boots: []string{"uefi"}}, raw: map[int][]byte{}}
+	for i := range n {
+		raw := make([]byte, images.FrameSize)
+		if i%4 != 2 {
+			random := raw[:50_000+r.IntN(400_000)]
+			if fat {
+				random = raw
+			}
+			rand.NewChaCha8([32]byte{byte(i)}).Read(random)
+		}
+		at := int64(len(p.frames))
+		var h images.Hash
+		p.frames, h = enc.Encode(raw, p.frames)
+		f := images.Frame{Hash: h, Length: int64(len(p.frames)) - at}
+		if f.Length > 0 {
+			f.Offset = at
+		}
+		p.m.Frames = append(p.m.Frames, f)
+	}
+	_, key, _ := ed25519.GenerateKey(nil)
+	if _, err := images.Sign(p.m, key); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// counted counts a body's bytes.
+type counted struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+func (p *picture) serve(t testing.TB) string {
+	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(counted{w, &p.sent}, r, "frames", time.Time{}, bytes.NewReader(p.frames))
+	})
+	if p.wrap != nil {
+		h = p.wrap(h)
+	}
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func (p *picture) nonzero() (n int) {
+	for _, f := range p.m.Frames {
+		if f.Length > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// pc is a PC of a test.
+type pc struct {
+	*Exchange
+	id   string
+	url  string
+	stop context.CancelFunc
+	ran  chan error
+	got  []int // frames in the order of Next
+}
+
+// hall is a workshop whose orders the test makes up.
+type hall struct {
+	t   *testing.T
+	p   *picture
+	url string
+
+	mu       sync.Mutex
+	orders   map[string]wire.Order
+	shares   map[string]wire.Share
+	troubles map[string][]wire.Trouble
+}
+
+func newHall(t *testing.T, p *picture) *hall {
+	return &hall{t: t, p: p, url: p.serve(t), orders: map[string]wire.Order{}, shares: map[string]wire.Share{}, troubles: map[string][]wire.Trouble{}}
+}
+
+func (h *hall) order(id string, o wire.Order) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	o.Key = "key of " + id
+	o.Serial = h.orders[id].Serial + 1
+	h.orders[id] = o
+}
+
+func (h *hall) share(id string) func(context.Context, wire.Share) (wire.Order, error) {
+	return func(_ context.Context, s wire.Share) (wire.Order, error) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.shares[id] = s
+		h.troubles[id] = append(h.troubles[id], s.Trouble...)
+		o, ok := h.orders[id]
+		if !ok {
+			return o, errors.New("not yet")
+		}
+		return o, nil
+	}
+}
+
+func (h *hall) said(id string) (wire.Share, []wire.Trouble) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.shares[id], h.troubles[id]
+}
+
+// join starts a PC.
+func (h *hall) join(id string, change func(*Config)) *pc {
+	h.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	cfg := Config{Manifest: h.p.m, URL: h.url, Share: h.share(id), Job: id, Listener: l, Stall: 2 * time.Second, Patience: 20 * time.Second}
+	if change != nil {
+		change(&cfg)
+	}
+	c := &pc{Exchange: New(cfg), id: id, url: "http://" + l.Addr().String(), ran: make(chan error, 1)}
+	ctx, cancel := context.WithCancel(h.t.Context())
+	c.stop = cancel
+	go func() { c.ran <- c.Run(ctx) }()
+	h.t.Cleanup(func() { cancel(); l.Close() })
+	return c
+}
+
+func (c *pc) source() wire.Source { return wire.Source{ID: c.id, URL: c.url, Key: "key of " + c.id} }
+
+// work takes, checks and stores everything; pause is how slow the disk is.
+func (c *pc) work(ctx context.Context, pause time.Duration) error {
+	dec, err := images.NewDecoder()
+	if err != nil {
+		return err
+	}
+	defer dec.Close()
+	raw := make([]byte, images.FrameSize)
+	for {
+		f, err := c.Next(ctx)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		_, err = dec.Decode(c.cfg.Manifest, f.Index, f.Data, raw)
+		c.Checked(f, err == nil)
+		if err == nil {
+			c.got = append(c.got, f.Index)
+			time.Sleep(pause)
+			c.Stored(f.Index)
+		}
+	}
+}
+
+// all has every PC work and fails the test if one doesn't get everything.
+func (h *hall) all(pcs ...*pc) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, c := range pcs {
+		wg.Go(func() {
+			if err := c.work(ctx, 0); err != nil {
+				h.t.Errorf("%s: %v", c.id, err)
+			} else {
+				c.complete(h.t)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (c *pc) complete(t *testing.T) {
+	t.Helper()
+	seen := map[int]bool{}
+	for _, i := range c.got {
+		if seen[i] {
+			t.Errorf("%s: frame %d came twice", c.id, i)
+		}
+		seen[i] = true
+	}
+	for i, f := range c.cfg.Manifest.Frames {
+		if f.Length > 0 && !seen[i] && (i >= len(c.cfg.Found) || !c.cfg.Found[i]) {
+			t.Errorf("%s: frame %d is missing", c.id, i)
+		}
+	}
+}
+
+func TestAlone(t *testing.T) {
+	for _, streams := range []int{1, 4} {
+		t.Run(fmt.Sprint(streams), func(t *testing.T) {
+			p := paint(t, 21, false)
+			h := newHall(t, p)
+			last := len(p.m.Frames) - 1
+			c := h.join("a", func(c *Config) { c.Share, c.Streams, c.First = nil, streams, []int{0, last, last - 1} })
+			h.all(c)
+			if p.sent.Load() != int64(len(p.frames)) || c.Stats().Fetched != p.sent.Load() {
+				t.Errorf("the appliance sent %d bytes, %d arrived, the image has %d", p.sent.Load(), c.Stats().Fetched, len(p.frames))
+			}
+			if streams == 1 && (c.got[0] != 0 || c.got[1] != last || c.got[2] != last-1 || c.got[3] != 1) {
+				t.Errorf("order %v", c.got)
+			}
+			c.stop()
+			if err := <-c.ran; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A chain of PCs: the appliance sends each frame once.
+func TestChain(t *testing.T) {
+	p := paint(t, 24, false)
+	h := newHall(t, p)
+	var pcs []*pc
+	for i := range 5 {
+		c := h.join(fmt.Sprint(i), func(c *Config) { c.First = []int{0, 23} })
+		if i == 0 {
+			h.order(c.id, wire.Order{Depot: true})
+		} else {
+			h.order(c.id, wire.Order{Sources: []wire.Source{pcs[i-1].source()}})
+		}
+		pcs = append(pcs, c)
+	}
+	h.all(pcs...)
+	if p.sent.Load() != int64(len(p.frames)) {
+		t.Errorf("the appliance sent %d bytes, the image has %d", p.sent.Load(), len(p.frames))
+	}
+	for _, c := range pcs[1:] {
+		if s := c.Stats(); s.FromPeers != int64(len(p.frames)) || s.Fetched != s.FromPeers {
+			t.Errorf("%s: %+v", c.id, s)
+		}
+	}
+	// It stays while it is asked to.
+	h.order("0", wire.Order{Depot: true, Stay: true})
+	left := make(chan struct{})
+	go func() { pcs[0].Linger(t.Context(), time.Minute); close(left) }()
+	for !func() bool { s, _ := h.said("0"); return s.Done }() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	select {
+	case <-left:
+		t.Error("left although others profit")
+	default:
+	}
+	h.order("0", wire.Order{Depot: true})
+	<-left
+}
+
+// Two stripes from two sources.
+func TestStripes(t *testing.T) {
+	p := paint(t, 24, false)
+	h := newHall(t, p)
+	a, b := h.join("a", nil), h.join("b", nil)
+	h.order("a", wire.Order{Depot: true})
+	h.order("b", wire.Order{Sources: []wire.Source{a.source()}})
+	c := h.join("c", nil)
+	h.order("c", wire.Order{Sources: []wire.Source{a.source(), b.source()}})
+	h.all(a, b, c)
+	if p.sent.Load() != int64(len(p.frames)) {
+		t.Errorf("the appliance sent %d bytes, the image has %d", p.sent.Load(), len(p.frames))
+	}
+}
+
+// A source dies in the middle; what it left half done is taken up by the next
+// one, at the byte.
+func TestSourceDies(t *testing.T) {
+	p := paint(t, 40, false)
+	p.wrap = throttled(4 << 20)
+	h := newHall(t, p)
+	a, b, c := h.join("a", nil), h.join("b", nil), h.join("c", nil)
+	h.order("a", wire.Order{Depot: true})
+	h.order("b", wire.Order{Sources: []wire.Source{a.source()}})
+	h.order("c", wire.Order{Sources: []wire.Source{b.source()}})
+	go func() {
+		for b.shelf.left() > 15 {
+			time.Sleep(5 * time.Millisecond)
+		}
+		b.stop()
+		for {
+			if _, trouble := h.said("c"); len(trouble) > 0 {
+				if trouble[0].Source != "b" {
+					t.Errorf("%+v", trouble)
+				}
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		h.order("c", wire.Order{Sources: []wire.Source{a.source()}})
+	}()
+	go b.work(t.Context(), 0)
+	h.all(a, c)
+	if p.sent.Load() != int64(len(p.frames)) {
+		t.Errorf("the appliance sent %d bytes, the image has %d", p.sent.Load(), len(p.frames))
+	}
+	if got, most := c.Stats().Fetched, int64(len(p.frames)); got != most {
+		t.Errorf("%d bytes fetched for %d", got, most)
+	}
+}
+
+func (s *shelf) left() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lacking
+}
+
+// throttled sends so many bytes a second.
+func throttled(rate int) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(&slow{w, rate}, r) })
+	}
+}
+
+type slow struct {
+	http.ResponseWriter
+	rate int
+}
+
+func (s *slow) Write(b []byte) (n int, err error) {
+	for len(b) > 0 && err == nil {
+		k := min(len(b), 32<<10)
+		time.Sleep(time.Duration(k) * time.Second / time.Duration(s.rate))
+		k, err = s.ResponseWriter.Write(b[:k])
+		s.ResponseWriter.(http.Flusher).Flush()
+		n, b = n+k, b[k:]
+	}
+	return n, err
+}
+
+// A late joiner gets from its source what that still has; the rest when the
+// appliance lets it.
+func TestLate(t *testing.T) {
+	p := paint(t, 24, true)
+	h := newHall(t, p)
+	a := h.join("a", func(c *Config) { c.Memory = minMemory; c.First = []int{0, 23} })
+	h.order("a", wire.Order{Depot: true})
+	h.all(a)
+	b := h.join("b", func(c *Config) { c.First = []int{0, 23} })
+	h.order("b", wire.Order{Sources: []wire.Source{a.source()}})
+	done := make(chan struct{})
+	go func() { defer close(done); h.all(b) }()
+	for {
+		if s, _ := h.said("b"); s.Have > 0 && s.Missing > 0 && s.Have+s.Missing == s.Frames {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if b.Stats().FromPeers == 0 || p.sent.Load() != int64(len(p.frames)) {
+		t.Errorf("%+v, the appliance sent %d of %d", b.Stats(), p.sent.Load(), len(p.frames))
+	}
+	h.order("b", wire.Order{Sources: []wire.Source{a.source()}, Depot: true})
+	<-done
+	if s := b.Stats(); s.Fetched != int64(len(p.frames)) {
+		t.Errorf("%d bytes fetched, the image has %d", s.Fetched, len(p.frames))
+	}
+}
+
+// Whoever damages bytes is named, and only that one.
+func TestCorruptor(t *testing.T) {
+	p := paint(t, 24, false)
+	h := newHall(t, p)
+	a := h.join("a", nil)
+	h.order("a", wire.Order{Depot: true})
+	bad := corruptor(t, a.url)
+	b := h.join("b", nil)
+	h.order("b", wire.Order{Sources: []wire.Source{{ID: "bad", URL: bad, Key: "key of a"}}})
+	c := h.join("c", nil)
+	h.order("c", wire.Order{Sources: []wire.Source{b.source()}})
+	go func() {
+		for {
+			_, trouble := h.said("b")
+			for _, x := range trouble {
+				if x.Kind == wire.TroubleCorrupt && x.Source == "bad" {
+					h.order("b", wire.Order{Sources: []wire.Source{a.source()}})
+					return
+				}
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	h.all(a, b, c)
+	if _, trouble := h.said("c"); len(trouble) > 0 {
+		t.Errorf("c complained of b: %+v", trouble)
+	}
+	if p.sent.Load() != int64(len(p.frames)) {
+		t.Errorf("the appliance sent %d bytes, the image has %d", p.sent.Load(), len(p.frames))
+	}
+}
+
+// corruptor passes on what the PC at url serves, with one bit wrong a megabyte
+// in.
+func corruptor(t *testing.T, url string) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		req, _ := http.NewRequestWithContext(r.Context(), r.Method, url+r.URL.Path, r.Body)
+		req.Header = r.Header
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer resp.Body.Close()
+		w.WriteHeader(resp.StatusCode)
+		buf := make([]byte, 64<<10)
+		for at := 0; ; {
+			n, err := resp.Body.Read(buf)
+			if from := 1 << 20; n > 2000 && at < from && at+n >= from {
+				buf[n-700] ^= 16
+			}
+			at += n
+			w.Write(buf[:n])
+			w.(http.Flusher).Flush()
+			if err != nil {
+				return
+			}
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// A slow successor that may be told that something is gone doesn't hold its
+// source up; one that may not does, and loses nothing.
+func TestMemoryIsBounded(t *testing.T) {
+	for _, patient := range []bool{true, false} {
+		t.Run(fmt.Sprint("patient ", patient), func(t *testing.T) {
+			p := paint(t, 24, true)
+			h := newHall(t, p)
+			a := h.join("a", func(c *Config) { c.Memory = minMemory })
+			b := h.join("b", func(c *Config) { c.Memory = minMemory })
+			src := a.source()
+			src.Patient = patient
+			h.order("b", wire.Order{Sources: []wire.Source{src}})
+			for !a.taken() {
+				h.order("a", wire.Order{}) // b finds a only when a has a key
+				time.Sleep(10 * time.Millisecond)
+			}
+			h.order("a", wire.Order{Depot: true})
+			adone, bdone := make(chan error, 1), make(chan error, 1)
+			go func() { adone <- a.work(t.Context(), 0) }()
+			if patient {
+				if err := <-adone; err != nil {
+					t.Fatal(err)
+				}
+				h.order("b", wire.Order{Sources: []wire.Source{src}, Depot: true})
+			} else {
+				time.Sleep(500 * time.Millisecond)
+				if a.shelf.left() == 0 {
+					t.Error("it didn't wait for its successor")
+				}
+			}
+			go func() { bdone <- b.work(t.Context(), time.Millisecond) }()
+			if err := <-bdone; err != nil {
+				t.Fatal(err)
+			}
+			b.complete(t)
+			a.shelf.mu.Lock()
+			defer a.shelf.mu.Unlock()
+			if a.shelf.used > minMemory {
+				t.Errorf("%d bytes held", a.shelf.used)
+			}
+			if sent := p.sent.Load(); !patient && sent != int64(len(p.frames)) {
+				t.Errorf("the appliance sent %d bytes, the image has %d", sent, len(p.frames))
+			}
+		})
+	}
+}
+
+func (x *Exchange) taken() bool {
+	x.shelf.mu.Lock()
+	defer x.shelf.mu.Unlock()
+	return len(x.shelf.takers) > 0
+}
+
+// Strangers, and questions that make no sense, are refused.
+func TestRefusals(t *testing.T) {
+	p := paint(t, 8, false)
+	h := newHall(t, p)
+	a := h.join("a", nil)
+	h.order("a", wire.Order{})
+	for a.Stats(); ; time.Sleep(5 * time.Millisecond) {
+		if s, _ := h.said("a"); s.Serial > 0 {
+			break
+		}
+		a.poke()
+	}
+	root, empty := p.m.Root.String(), `"AA=="`
+	for _, c := range []struct {
+		name, key, body string
+		code            int
+	}{
+		{"no key", "", "{}", 403},
+		{"another's key", "key of b", "{}", 403},
+		{"no JSON", "key of a", "x", 400},
+		{"another image", "key of a", `{"root":"00","stripes":1,"have":` + empty + `}`, 400},
+		{"no stripes", "key of a", `{"root":"` + root + `","have":` + empty + `}`, 400},
+		{"stripe out of bounds", "key of a", `{"root":"` + root + `","stripe":-1,"stripes":1,"have":` + empty + `}`, 400},
+		{"short bitmap", "key of a", `{"root":"` + root + `","stripes":1,"have":""}`, 400},
+		{"endless", "key of a", `{"root":"` + string(bytes.Repeat([]byte{'a'}, maxAsk)) + `"}`, 400},
+	} {
+		req, _ := http.NewRequest("POST", a.url+wire.PathPeer, bytes.NewReader([]byte(c.body)))
+		req.Header.Set("Authorization", "Bearer "+c.key)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != c.code {
+			t.Errorf("%s: %s", c.name, resp.Status)
+		}
+	}
+}
+
+// A frame that is damaged in the appliance's own file ends the job; one that is
+// damaged on its way doesn't.
+func TestDamage(t *testing.T) {
+	for _, times := range []int64{2, 100} {
+		p := paint(t, 12, false)
+		var n atomic.Int64
+		p.wrap = func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if n.Add(1) <= times {
+					w = &spoiler{w}
+				}
+				h.ServeHTTP(w, r)
+			})
+		}
+		h := newHall(t, p)
+		c := h.join("a", func(c *Config) { c.Share = nil })
+		err := c.work(t.Context(), 0)
+		if times == 2 && err != nil {
+			t.Error(err)
+		}
+		var f *Failure
+		if times > 2 && (!errors.As(err, &f) || f.Next == "") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+type spoiler struct{ http.ResponseWriter }
+
+func (s *spoiler) Write(b []byte) (int, error) {
+	b = bytes.Clone(b)
+	b[len(b)/2] ^= 1
+	return s.ResponseWriter.Write(b)
+}
