@@ -1,0 +1,150 @@
+package relay
+
+import (
+	"slices"
+	"time"
+)
+
+// settle computes everything that follows from the facts.
+func (im *image) settle(now time.Time) {
+	if len(im.members) == 0 {
+		return
+	}
+	if im.stale {
+		im.assign(now)
+	}
+	for im.retire(now) {
+		im.assign(now)
+	}
+	if hold := im.holders(now); im.regroup(now, hold) {
+		im.assign(now)
+		im.grant(now, im.holders(now))
+	} else {
+		im.grant(now, hold)
+	}
+}
+
+// current says whether m's status was made with its present sources.
+func (m *member) current(now time.Time) bool {
+	return m.Serial >= m.told || now.Sub(m.since) >= 3*time.Second
+}
+
+// waits is the number of frames that m still gets from its sources.
+func (m *member) waits(now time.Time) int {
+	if !m.current(now) {
+		return m.lacks()
+	}
+	return m.lacks() - m.Missing
+}
+
+// needs says whether only the appliance can help m.
+func (m *member) needs(now time.Time) bool {
+	return m.lacks() > 0 && (len(m.up) == 0 || m.waits(now) <= 0)
+}
+
+// holders picks who may fetch from the appliance, in the order of the line.
+func (im *image) holders(now time.Time) (hold []*member) {
+	little, more := true, false
+	for _, b := range im.blocks {
+		for _, part := range [][]*member{b.chain, b.tree} {
+			for _, m := range part {
+				if !m.needs(now) {
+					continue
+				}
+				little = little && m.lacks() <= few
+				switch {
+				case len(hold) == 0:
+					more = m.crawls || m.lane == laneSlow
+				case more && len(hold) < MaxDepot:
+					more = false
+				case !little || len(hold) >= MaxFew:
+					return hold
+				}
+				hold = append(hold, m)
+			}
+		}
+	}
+	return hold
+}
+
+func (im *image) grant(now time.Time, hold []*member) {
+	for _, m := range im.members {
+		m.depot = slices.Contains(hold, m)
+		// Until it has given the depot back: a second one that comes and goes
+		// would help nobody.
+		m.crawls = m.depot && (m.crawls || now.Sub(m.since) > memory/2 && m.Rate*4 < im.best)
+	}
+}
+
+// regroup lets those who miss frames stand in line anew when the appliance's
+// turn comes to one that isn't the first: who lacks most first, since that is
+// roughly what all of them lack.
+func (im *image) regroup(now time.Time, hold []*member) bool {
+	if len(hold) == 0 || hold[0].depot || hold[0].lane <= laneMute || hold[0].lacks() <= few {
+		return false
+	}
+	old := hold[0].block
+	in := map[*member]bool{}
+	var late []*member
+	for _, m := range slices.Concat(old.chain, old.tree) {
+		behind := slices.ContainsFunc(m.up, func(u *member) bool { return in[u] })
+		if m.lacks() > 0 && (m == hold[0] || len(in) > 0 && (m.Missing > 0 || behind)) && m.movable(now) {
+			in[m] = true
+			late = append(late, m)
+		}
+	}
+	most := func(a, b *member) int { return b.lacks() - a.lacks() }
+	if len(late) < 2 || len(old.tree) == 0 && slices.IsSortedFunc(late, most) {
+		return false
+	}
+	slices.SortStableFunc(late, most)
+	// A block of its own, so that nobody stands behind somebody who misses less.
+	b := &block{lane: old.lane, gen: old.gen + 1}
+	im.blocks = slices.Insert(im.blocks, slices.Index(im.blocks, old)+1, b)
+	for _, m := range late {
+		im.remove(m)
+		if len(b.chain) < im.cfg.ChainMax {
+			b.chain = append(b.chain, m)
+		} else {
+			b.tree = append(b.tree, m)
+		}
+		m.block, m.moved = b, now
+	}
+	return true
+}
+
+// stays says whether others still profit from m.
+func (im *image) stays(m *member, now time.Time) bool {
+	for _, d := range m.down {
+		if !m.Done && d.lacks() > 0 || m.Done && d.waits(now) > 0 && now.Sub(m.doneAt) < im.cfg.Linger {
+			return true
+		}
+	}
+	return false
+}
+
+// retire takes those out of the line who are done and of no use to anybody. The
+// last go first, so that nobody is moved to a place that is left at once.
+func (im *image) retire(now time.Time) bool {
+	for _, m := range slices.Backward(im.line()) {
+		if m.Done && !im.stays(m, now) {
+			m.retired = true
+			im.remove(m)
+		}
+	}
+	return im.stale
+}
+
+func (im *image) why(m *member, now time.Time) string {
+	switch {
+	case m.lacks() == 0 || m.depot:
+		return ""
+	case m.needs(now):
+		return "It waits for its turn at the appliance: the PCs before it in the line come first."
+	case m.slow != "":
+		return "It stands at the end of the line, where nobody waits for it: " + m.slow + "."
+	case m.Missing > 0:
+		return "It came late: what it missed comes when the PCs before it have all they need."
+	}
+	return ""
+}
