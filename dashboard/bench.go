@@ -22,7 +22,8 @@ type Bench struct {
 	Work   int
 	Done   int
 	All    int
-	Fresh  bool // the house has no device at all yet
+	Left   time.Duration // until all who work are done; 0: not known
+	Fresh  bool          // the house has no device at all yet
 	Lead   bool
 	NoLot  bool // no lot is open
 }
@@ -71,6 +72,7 @@ func benchOf(v workshop.View, lot string, lead bool) Bench {
 	}
 	b.Groups = groups[:]
 	b.Needs, b.Work, b.Done, b.All = len(groups[0].Cards), len(groups[1].Cards), len(groups[2].Cards), len(cards)
+	b.Left = allDone(cards)
 	return b
 }
 

@@ -203,6 +203,21 @@ func busy(t *testing.T, h *house) (held, working *pc) {
 	}
 	next("HP", "ProDesk 400 G3 SFF", blankDisk(serial())).image().verify().done()
 	next("Apple Inc.", "Macmini7,1", blankDisk(serial()))
+	// They pass their data on to each other: 7 is served first, 10 came late, and
+	// 13 stays on for one of them. 8 is not to be trusted.
+	job := func(n int) string { return h.reg.View().Devices[n-1].Job.ID }
+	h.reg.Arranged(map[string]workshop.Flow{
+		job(7):  {Appliance: true, To: []int{8, 9}, Place: 1, Of: 4},
+		job(8):  {From: []int{7}, To: []int{10}, Place: 2, Of: 4},
+		job(9):  {From: []int{7, 13}, Place: 3, Of: 4, Slow: "its disk can't follow"},
+		job(10): {From: []int{8}, After: 7, Place: 4, Of: 4},
+		job(13): {To: []int{9}},
+	})
+	for _, n := range []int{8, 15} {
+		if err := h.reg.Suspect(t.Context(), job(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return held, working
 }
 
@@ -272,6 +287,10 @@ func TestLooks(t *testing.T) {
 		switch v.Number {
 		case 6:
 			all("failed", "/devices/"+v.ID)
+		case 8:
+			all("suspected", "/devices/"+v.ID)
+		case 9, 10:
+			look(fmt.Sprint("sharing-", v.Number), "/devices/"+v.ID, "de", 1440, false)
 		case 11:
 			look("several", "/devices/"+v.ID, "en", 1440, false)
 		case 12:

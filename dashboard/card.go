@@ -69,6 +69,9 @@ type Card struct {
 	Why     Say
 	Next    Say
 	Silent  bool // it should be talking and isn't
+	Begun   bool // its progress is known
+	Flow    []Bit
+	Suspect bool // it passed damaged data on
 	Image   string
 }
 
@@ -87,6 +90,7 @@ func (c Card) Long() string {
 type Say struct {
 	ID    string
 	Pairs []any
+	Count int // with ID: it is a plural of so many
 	Text  string
 }
 
@@ -152,6 +156,7 @@ func cardOf(v workshop.DeviceView) Card {
 		look = lookNone
 	}
 	c.Look, c.Image = look, clean(j.ImageName, maxLine)
+	c.Flow, c.Suspect = flowOf(v.Flow), j.Suspected
 	switch j.State {
 	case workshop.JobFailed, workshop.JobLost, workshop.Held:
 		c.Group = groupNeeds
@@ -171,7 +176,7 @@ func cardOf(v workshop.DeviceView) Card {
 		c.Step, c.Percent = 2, 0
 	}
 	if p := v.Progress; p != nil && c.Step > 0 {
-		c.Percent = percent(p.Done, p.Total)
+		c.Begun, c.Percent = true, percent(p.Done, p.Total)
 		c.Rate = max(0, p.Rate)
 		c.Left = v.ETA
 		switch p.Phase {

@@ -7,6 +7,7 @@ import (
 
 	"refurb/agent/wire"
 	"refurb/appliance/workshop"
+	"refurb/images"
 )
 
 // Detail is the page of one device.
@@ -31,6 +32,7 @@ type Detail struct {
 	Total   int64
 	Retries int
 	Proof   *Proof
+	Share   *Share
 	Ask     []Ask
 	Images  []Image // what it can be imaged with
 	Chosen  string  // root that is asked for now
@@ -41,6 +43,15 @@ type Detail struct {
 	Gaps     []string
 	Problems []string
 	Jobs     []JobLine
+}
+
+// Share is how a device shares its data with others now.
+type Share struct {
+	From  []Bit
+	Helps int
+	To    []int // the numbers of the PCs
+	Line  Say
+	Slow  bool
 }
 
 // WayStep is one of the four steps that every job takes.
@@ -54,6 +65,8 @@ type WayStep struct {
 type Proof struct {
 	Written, ReadBack, Fetched int64
 	Rate                       int64
+	Peers, Sent                int64 // bytes from and to other PCs
+	Found                      int64 // bytes that were on the disk from an earlier attempt
 	Mismatches                 int
 	Took                       time.Duration
 	Finish, Warnings           []string
@@ -121,6 +134,12 @@ func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 		Chosen: v.Image,
 	}
 	d.Silent = false // the page says it in words
+	if f := v.Flow; f != nil {
+		d.Share = &Share{From: sourceOf(f), Helps: len(f.To), To: bounded(f.To, 8), Slow: f.Slow != ""}
+		if f.Of > 1 && f.Place > 0 {
+			d.Share.Line = lineOf(f)
+		}
+	}
 	if v.Lot != nil {
 		d.Donor, d.LotID = clean(v.Lot.Donor, maxLine), v.Lot.ID
 	}
@@ -214,6 +233,7 @@ func proofOf(j *workshop.Job) *Proof {
 	}
 	p := &Proof{
 		Written: o.Written, ReadBack: o.ReadBack, Fetched: o.Fetched, Mismatches: o.Mismatches,
+		Peers: o.FromPeers, Sent: o.Sent, Found: int64(o.Resumed) * images.FrameSize,
 		Took: o.WriteTime + o.ReadTime, Finish: cleanAll(o.Finish), Warnings: cleanAll(o.Warnings), When: j.Changed,
 	}
 	if s := o.WriteTime.Seconds(); s > 0 {

@@ -30,6 +30,7 @@ type LotLine struct {
 	Needs          int
 	Work           int
 	Done           int
+	Left           time.Duration // until all who work are done; 0: not known
 }
 
 // lotsOf counts each lot's devices.
@@ -46,14 +47,16 @@ func lotsOf(v workshop.View, images []Image, people map[string]string) (lines []
 			Opened: l.Opened, Closed: l.Closed, By: people[l.OpenedBy],
 		})
 	}
+	cards := map[string][]Card{}
 	for _, dv := range v.Devices {
 		i, ok := at[dv.Lot]
 		if !ok {
 			continue
 		}
-		l := &lines[i]
+		l, c := &lines[i], cardOf(dv)
+		cards[dv.Lot] = append(cards[dv.Lot], c)
 		l.All++
-		switch cardOf(dv).Group {
+		switch c.Group {
 		case groupNeeds:
 			l.Needs++
 		case groupWork:
@@ -61,6 +64,9 @@ func lotsOf(v workshop.View, images []Image, people map[string]string) (lines []
 		case groupDone:
 			l.Done++
 		}
+	}
+	for id, i := range at {
+		lines[i].Left = allDone(cards[id])
 	}
 	return lines
 }

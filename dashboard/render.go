@@ -89,6 +89,7 @@ func wordFuncs(w *words) template.FuncMap {
 		"memory":  w.Memory,
 		"rate":    w.Rate,
 		"left":    w.Left,
+		"alldone": w.AllDone,
 		"fact": func(name string) string {
 			if strings.HasPrefix(name, "fact.") {
 				return w.T(name)
@@ -104,7 +105,7 @@ func wordFuncs(w *words) template.FuncMap {
 // direction and for who reads it aloud.
 func (w *words) Say(s Say) template.HTML {
 	if s.ID != "" {
-		return template.HTML(template.HTMLEscapeString(w.T(s.ID, s.Pairs...)))
+		return template.HTML(template.HTMLEscapeString(w.plain(s)))
 	}
 	if w.Tag == "en" {
 		return template.HTML(template.HTMLEscapeString(s.Text))
@@ -114,6 +115,9 @@ func (w *words) Say(s Say) template.HTML {
 
 // plain is Say as text, where no markup can stand.
 func (w *words) plain(s Say) string {
+	if s.Count > 0 {
+		return w.N(s.ID, s.Count, s.Pairs...)
+	}
 	if s.ID != "" {
 		return w.T(s.ID, s.Pairs...)
 	}

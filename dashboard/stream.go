@@ -144,6 +144,7 @@ func (d *Dashboard) benchStream(c echo.Context) error {
 type benchSeen struct {
 	shape  string
 	counts string
+	left   string
 	cards  map[string]string
 }
 
@@ -177,8 +178,15 @@ func (s *benchSeen) show(p *pages, w *words, b Bench) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	left, err := piece("bench-left", b)
+	if err != nil {
+		return "", err
+	}
+	if s.left != left {
+		changed.WriteString(left)
+	}
 	old := *s
-	s.shape, s.counts, s.cards = shape.String(), counts, cards
+	s.shape, s.counts, s.left, s.cards = shape.String(), counts, left, cards
 	if old.shape != s.shape || old.counts != s.counts {
 		err := p.write(&all, w, "bench-live", b)
 		return all.String(), err

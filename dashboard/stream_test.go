@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"refurb/agent/wire"
+	"refurb/appliance/audit"
 	"refurb/appliance/workshop"
 )
 
@@ -105,6 +106,107 @@ func TestStream(t *testing.T) {
 	wants(t, change, `id="device-hero"`, "Cancelled")
 	if strings.Contains(change, `id="device-in"`) {
 		t.Error("what is in it is sent again")
+	}
+}
+
+// From where a PC gets its data, and when all are done, changes on the bench and
+// nothing else is sent again.
+func TestSharingOnTheBench(t *testing.T) {
+	h := newHouse(t)
+	lead := h.user("Lena", Lead)
+	b := h.as("Lena")
+	if _, err := h.reg.OpenLot(t.Context(), lead.ID, "Donor", h.shelf.list[0].Root, true); err != nil {
+		t.Fatal(err)
+	}
+	one := h.start(someReport(1, "Dell", "OptiPlex", blankDisk("AA000001"))).image().progress(wire.PhaseImaging, 6*gb, 12*gb, 100_000_000)
+	two := h.start(someReport(2, "Acer", "Veriton", blankDisk("AA000002"))).image().progress(wire.PhaseImaging, 6*gb, 12*gb, 50_000_000)
+	s := openStream(t, b, "/bench/stream")
+	wants(t, s.next(t), "all done in about", "6 min")
+	h.reg.Arranged(map[string]workshop.Flow{
+		one.plan.Job: {Appliance: true, To: []int{2}, Place: 1, Of: 2},
+		two.plan.Job: {From: []int{1}, After: 1, Place: 2, Of: 2},
+	})
+	change := s.next(t)
+	wants(t, change, "from the server", "helps 1 other PC", "from PC 1", "waits: PC 1 is served first", "2 of 2 in line")
+	if strings.Contains(change, `id="bench"`) || strings.Contains(change, `id="left"`) {
+		t.Error("what hasn't changed is sent again")
+	}
+	for range 4 {
+		two.progress(wire.PhaseImaging, 6*gb, 12*gb, 200_000_000)
+	}
+	change = s.next(t)
+	wants(t, change, `id="left"`, "all done in about")
+	if strings.Contains(change, `id="bench"`) || strings.Contains(change, "OptiPlex") {
+		t.Error("what hasn't changed is sent again")
+	}
+	if err := h.reg.Suspect(t.Context(), one.plan.Job); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, s.next(t), "Passes damaged data on: test its memory")
+	page := "/devices/" + one.device().ID
+	_, body := b.get(page)
+	wants(t, body, "This PC passes damaged data on.", "Passed damaged data on to another PC", "from the server", "1 of 2 in line", ">PC 2<")
+
+	var v workshop.View
+	_, body = b.get("/api/devices")
+	decode(t, body, &v)
+	if f := v.Devices[1].Flow; f == nil || len(f.From) != 1 || f.From[0] != 1 || !v.Devices[0].Job.Suspected {
+		t.Errorf("the API says %s", body)
+	}
+	if _, body = b.get(page + "/history/jsonl"); !strings.Contains(body, `"event":"suspected"`) {
+		t.Error("the history doesn't say who is suspected")
+	}
+	if _, err := audit.VerifyFile(strings.NewReader(body), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a card says of sharing, in order.
+func TestFlowOf(t *testing.T) {
+	l, err := loadLanguages(localeFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		flow *workshop.Flow
+		want string
+	}{
+		{nil, ""},
+		{&workshop.Flow{}, ""},
+		{&workshop.Flow{Appliance: true, Place: 1, Of: 16}, "from the server"},
+		{&workshop.Flow{From: []int{3}}, "from PC 3"},
+		{&workshop.Flow{From: []int{3}, Appliance: true}, "from PC 3 and the server"},
+		{&workshop.Flow{From: []int{3, 7}, To: []int{1, 2}}, "from PC 3 and PC 7; helps 2 other PCs"},
+		{&workshop.Flow{After: 2, Place: 5, Of: 16}, "waits: PC 2 is served first; 5 of 16 in line"},
+		{&workshop.Flow{From: []int{3}, Slow: "its disk"}, "from PC 3; slow: lets the others pass"},
+		{&workshop.Flow{To: []int{4}}, "helps 1 other PC"},
+	} {
+		var got []string
+		for _, b := range flowOf(c.flow) {
+			got = append(got, l.list[0].plain(b.Say))
+		}
+		if s := strings.Join(got, "; "); s != c.want {
+			t.Errorf("%+v: %q, want %q", c.flow, s, c.want)
+		}
+	}
+}
+
+func TestAllDone(t *testing.T) {
+	work := func(left time.Duration) Card { return Card{Group: groupWork, Begun: true, Left: left} }
+	for name, c := range map[string]struct {
+		cards []Card
+		want  time.Duration
+	}{
+		"nobody":                {nil, 0},
+		"the last one":          {[]Card{work(time.Minute), work(6 * time.Minute), work(2 * time.Minute)}, 6 * time.Minute},
+		"one that has begun":    {[]Card{work(time.Minute), {Group: groupWork}}, time.Minute},
+		"one that stands still": {[]Card{work(time.Minute), work(0)}, 0},
+		"one that failed":       {[]Card{work(time.Minute), {Group: groupNeeds, Begun: true}}, time.Minute},
+		"one that finishes":     {[]Card{{Group: groupWork, Begun: true, Look: lookFinishing}}, time.Second},
+	} {
+		if got := allDone(c.cards); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
 	}
 }
 

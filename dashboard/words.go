@@ -193,6 +193,14 @@ func (w *words) Left(d time.Duration) string {
 	return w.N("time.hours", h) + " " + w.N("time.minutes", m)
 }
 
+// AllDone says when the last PC is done.
+func (w *words) AllDone(d time.Duration) string {
+	if d < 10*time.Second {
+		return w.T("bench.soon")
+	}
+	return w.T("bench.left", "Left", w.Left(d))
+}
+
 // Clock shows a moment: the time of day if it is today, else the date too. The
 // form is ISO 8601's everywhere: no language confuses its days and months.
 func (w *words) Clock(t, now time.Time) string {

@@ -159,6 +159,7 @@ func outcomeParams(o *wire.Outcome) map[string]string {
 		"result": string(o.Result), "cause": o.Cause, "phase": string(o.Phase), "root": o.Root,
 		"raw": strconv.FormatInt(o.Raw, 10), "fetched": strconv.FormatInt(o.Fetched, 10),
 		"written": strconv.FormatInt(o.Written, 10), "read_back": strconv.FormatInt(o.ReadBack, 10),
+		"from_peers": strconv.FormatInt(o.FromPeers, 10), "sent": strconv.FormatInt(o.Sent, 10), "resumed": strconv.Itoa(o.Resumed),
 		"mismatches": strconv.Itoa(o.Mismatches), "retries": strconv.Itoa(o.Retries), "streams": strconv.Itoa(o.Streams),
 		"write_ms": strconv.FormatInt(o.WriteTime.Milliseconds(), 10), "read_ms": strconv.FormatInt(o.ReadTime.Milliseconds(), 10),
 		"finish": strings.Join(o.Finish, "; "), "warnings": strings.Join(o.Warnings, "; "),

@@ -8,7 +8,7 @@ import (
 )
 
 // dull is how long changes are gathered that only move a bar.
-const dull = 250 * time.Millisecond
+const dull = time.Second
 
 // watcher holds what one reader has not seen yet. It keeps names, not states,
 // so a reader who sleeps for an hour costs no more than one who doesn't.
