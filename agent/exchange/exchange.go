@@ -139,7 +139,7 @@ func (x *Exchange) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	if x.cfg.Listener != nil {
 		// Strangers have no key, and can't keep others out for long.
-		server := &http.Server{Handler: x.handler(), ReadTimeout: 5 * time.Second, IdleTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10,
+		server := &http.Server{Handler: x.handler(), ReadHeaderTimeout: time.Second, ReadTimeout: 3 * time.Second, IdleTimeout: time.Second, MaxHeaderBytes: 8 << 10,
 			ErrorLog: slog.NewLogLogger(x.log.Handler(), slog.LevelDebug)}
 		parts.Go(func() {
 			err := server.Serve(netutil.LimitListener(x.cfg.Listener, maxConns))

@@ -25,7 +25,6 @@ import (
 type picture struct {
 	m      *images.Manifest
 	frames []byte
-	raw    map[int][]byte
 	sent   atomic.Int64 // bytes that the appliance gave out
 	wrap   func(http.Handler) http.Handler
 }
@@ -33,12 +32,17 @@ type picture struct {
 // paint makes n frames, of which one in four is zero. Fat ones don't compress.
 func paint(t testing.TB, n int, fat bool) *picture {
 	t.Helper()
+	painting.Lock()
+	defer painting.Unlock()
+	if p := painted[[2]any{n, fat}]; p != nil {
+		return &picture{m: p.m, frames: p.frames}
+	}
 	r := rand.New(rand.NewPCG(uint64(n), 1))
 	enc, err := images.NewEncoder()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &picture{m: &images.Manifest{Name: "test", Created: time.Unix(1e9, 0), Bytes: int64(n) * images.FrameSize, Block: 512, Boots: []string{"uefi"}}, raw: map[int][]byte{}}
+	p := &picture{m: &images.Manifest{Name: "test", Created: time.Unix(1e9, 0), Bytes: int64(n) * images.FrameSize, Block: 512, Boots: []string{"uefi"}}}
 	for i := range n {
 		raw := make([]byte, images.FrameSize)
 		if i%4 != 2 {
@@ -61,8 +65,14 @@ func paint(t testing.TB, n int, fat bool) *picture {
 	if _, err := images.Sign(p.m, key); err != nil {
 		t.Fatal(err)
 	}
+	painted[[2]any{n, fat}] = &picture{m: p.m, frames: p.frames}
 	return p
 }
+
+var (
+	painting sync.Mutex
+	painted  = map[[2]any]*picture{}
+)
 
 // counted counts a body's bytes.
 type counted struct {
@@ -237,7 +247,7 @@ func (c *pc) complete(t *testing.T) {
 func TestAlone(t *testing.T) {
 	for _, streams := range []int{1, 4} {
 		t.Run(fmt.Sprint(streams), func(t *testing.T) {
-			p := paint(t, 21, false)
+			p := paint(t, 24, false)
 			h := newHall(t, p)
 			last := len(p.m.Frames) - 1
 			c := h.join("a", func(c *Config) { c.Share, c.Streams, c.First = nil, streams, []int{0, last, last - 1} })
@@ -258,6 +268,7 @@ func TestAlone(t *testing.T) {
 
 // A chain of PCs: the appliance sends each frame once.
 func TestChain(t *testing.T) {
+	t.Parallel()
 	p := paint(t, 24, false)
 	h := newHall(t, p)
 	var pcs []*pc
@@ -297,6 +308,7 @@ func TestChain(t *testing.T) {
 
 // Two stripes from two sources.
 func TestStripes(t *testing.T) {
+	t.Parallel()
 	p := paint(t, 24, false)
 	h := newHall(t, p)
 	a, b := h.join("a", nil), h.join("b", nil)
@@ -313,6 +325,7 @@ func TestStripes(t *testing.T) {
 // A source dies in the middle; what it left half done is taken up by the next
 // one, at the byte.
 func TestSourceDies(t *testing.T) {
+	t.Parallel()
 	p := paint(t, 40, false)
 	p.wrap = throttled(4 << 20)
 	h := newHall(t, p)
@@ -378,6 +391,7 @@ func (s *slow) Write(b []byte) (n int, err error) {
 // A late joiner gets from its source what that still has; the rest when the
 // appliance lets it.
 func TestLate(t *testing.T) {
+	t.Parallel()
 	p := paint(t, 24, true)
 	h := newHall(t, p)
 	a := h.join("a", func(c *Config) { c.Memory = minMemory; c.First = []int{0, 23} })
@@ -405,6 +419,7 @@ func TestLate(t *testing.T) {
 
 // Whoever damages bytes is named, and only that one.
 func TestCorruptor(t *testing.T) {
+	t.Parallel()
 	p := paint(t, 24, false)
 	h := newHall(t, p)
 	a := h.join("a", nil)
@@ -520,6 +535,7 @@ func (x *Exchange) taken() bool {
 
 // Strangers, and questions that make no sense, are refused.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	p := paint(t, 8, false)
 	h := newHall(t, p)
 	a := h.join("a", nil)
@@ -560,8 +576,9 @@ func TestRefusals(t *testing.T) {
 // A frame that is damaged in the appliance's own file ends the job; one that is
 // damaged on its way doesn't.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	for _, times := range []int64{2, 100} {
-		p := paint(t, 12, false)
+		p := paint(t, 8, false)
 		var n atomic.Int64
 		p.wrap = func(h http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
