@@ -78,8 +78,14 @@ func (x *Exchange) follows(ctx context.Context) {
 			x.fail(fail(lookAtCable, "no byte of the image came for %v", silent.Round(time.Second)))
 			return
 		}
+		// Its answer is the only way to a new source.
+		soon := make(<-chan time.Time)
+		if err == nil && !order.Depot && share.Have+share.Missing == share.Frames && share.Missing > 0 {
+			soon = time.After(starved)
+		}
 		select {
 		case <-tick.C:
+		case <-soon:
 		case <-x.poked:
 			select {
 			case <-time.After(soonest):

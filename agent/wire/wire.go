@@ -260,7 +260,7 @@ type ProgressReply struct {
 	Why  string `json:"why,omitempty"`
 }
 
-// Share is what a PC has of its image. It is sent once a second while the job
+// Share is what a PC has of its image. It is sent twice a second while the job
 // runs or others profit from it, and at once when a source fails. The latest
 // one wins.
 type Share struct {
