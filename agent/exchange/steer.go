@@ -11,11 +11,12 @@ import (
 )
 
 const (
-	reports  = time.Second           // between two words to the appliance
-	soonest  = 50 * time.Millisecond // when something has happened
-	callTime = 10 * time.Second      // for its answer
-	maxKept  = 16                    // troubles that are kept until they could be told
-	rateOver = 4                     // words over which the rate is taken
+	reports  = 500 * time.Millisecond // between two words to the appliance
+	starved  = 200 * time.Millisecond // while nobody brings anything
+	soonest  = 50 * time.Millisecond  // when something has happened
+	callTime = 10 * time.Second       // for its answer
+	maxKept  = 16                     // troubles that are kept until they could be told
+	rateOver = 4                      // words over which the rate is taken
 )
 
 // follows tells the appliance what this PC has and does what it says, until ctx
