@@ -69,10 +69,17 @@ func (im *image) holders(now time.Time) (hold []*member) {
 
 func (im *image) grant(now time.Time, hold []*member) {
 	for _, m := range im.members {
-		m.depot = slices.Contains(hold, m)
+		m.depot, m.waiting = slices.Contains(hold, m), false
 		// Until it has given the depot back: a second one that comes and goes
 		// would help nobody.
 		m.crawls = m.depot && (m.crawls || now.Sub(m.since) > memory/2 && m.Rate*4 < im.best)
+	}
+	for _, b := range im.blocks {
+		for _, part := range [][]*member{b.chain, b.tree} {
+			for _, m := range part {
+				m.waiting = m.lacks() > 0 && !m.depot && (m.needs(now) || slices.ContainsFunc(m.up, func(u *member) bool { return u.waiting }))
+			}
+		}
 	}
 }
 
@@ -145,6 +152,8 @@ func (im *image) why(m *member, now time.Time) string {
 		return "It stands at the end of the line, where nobody waits for it: " + m.slow + "."
 	case m.Missing > 0:
 		return "It came late: what it missed comes when the PCs before it have all they need."
+	case m.waiting:
+		return "The PCs before it wait for their turn at the appliance."
 	}
 	return ""
 }

@@ -10,7 +10,7 @@ var begin = time.Date(2026, 5, 4, 9, 0, 0, 0, time.UTC)
 
 // room is an image of members that were never heard: its line is all that is
 // looked at.
-func room(chainMax int) *image {
+func hall(chainMax int) *image {
 	return &image{cfg: &Config{ChainMax: chainMax}, members: map[string]*member{}, guilty: map[string]string{}}
 }
 
@@ -58,7 +58,7 @@ func depth(t *testing.T, m *member) int {
 
 func TestTreesAreDisjointAndShallow(t *testing.T) {
 	for n := 1; n <= 300; n++ {
-		im := room(8)
+		im := hall(8)
 		ms := im.enter(n, 1000)
 		sent := load(im.members)
 		var log int
@@ -99,7 +99,7 @@ func TestTreesAreDisjointAndShallow(t *testing.T) {
 // One more PC changes the sources of three others at most, and one that goes
 // those of the neighbours and of the one that takes its place.
 func TestGrowthAndShrinkageLeaveTheRestAlone(t *testing.T) {
-	im := room(8)
+	im := hall(8)
 	sources := func() map[string]string {
 		all := map[string]string{}
 		for id, m := range im.members {
@@ -149,7 +149,7 @@ func TestGrowthAndShrinkageLeaveTheRestAlone(t *testing.T) {
 }
 
 func TestOrderOfTheLine(t *testing.T) {
-	im := room(8)
+	im := hall(8)
 	im.enter(2, 100)
 	im.enter(2, 0)
 	im.enter(1, 2500)

@@ -161,15 +161,17 @@ type member struct {
 	lost     bool // out of the line until it is heard of
 	retired  bool // done, and nobody profits from it
 	struck   bool // two PCs complained of it before
+	hopped   bool // its source was moved because it got little
 	mute     string
 	slow     string
 	moved    time.Time
 	doneAt   time.Time
 	progress time.Time // when Have grew last, or it got its sources
 	samples  [ring]sample
-	taken    int     // samples so far
-	follows  float64 // frames per second that its disk surely follows
-	peak     int64   // bytes per second, the most it ever received
+	taken    int       // samples so far
+	follows  float64   // frames per second that its disk surely follows
+	shown    time.Time // when
+	peak     int64     // bytes per second, the most it ever received
 
 	up      []*member // computed: one per stripe, or none
 	down    []*member // computed: whose source it is
@@ -177,6 +179,7 @@ type member struct {
 	since   time.Time // when up changed
 	told    int64     // the Order.Serial that named up first
 	depot   bool
+	waiting bool // for a turn at the appliance, its own or that of one before it
 	crawls  bool // holds the depot, far slower than others could
 	order   Order
 	past    map[string]time.Time // former sources → until when
