@@ -23,9 +23,10 @@ type journal struct {
 	end   int64 // of the frames file
 	short int   // raw bytes that the last frame lacks
 
-	lines   bytes.Buffer // not flushed yet
-	pending int64        // bytes of frames that aren't, either
-	zeroes  int          // frames of zeroes at the end of done that have no line yet
+	lines    bytes.Buffer // not flushed yet
+	pending  int64        // bytes of frames that aren't, either
+	zeroes   int          // frames of zeroes at the end of done that have no line yet
+	flushing chan error   // a flush in the background; nil: none
 }
 
 type record struct {
@@ -65,10 +66,11 @@ func openJournal(framesPath, logPath, head string) (*journal, error) {
 	return j, nil
 }
 
-func (j *journal) close() error { return errors.Join(j.frames.Close(), j.log.Close()) }
+func (j *journal) close() error { return errors.Join(j.wait(), j.frames.Close(), j.log.Close()) }
 
 // reset forgets every frame.
 func (j *journal) reset(head string) error {
+	_ = j.wait() // what it wrote, or couldn't, is forgotten too
 	*j = journal{frames: j.frames, log: j.log}
 	if err := errors.Join(j.log.Truncate(0), j.frames.Truncate(0)); err != nil {
 		return err
@@ -187,14 +189,35 @@ func (j *journal) line(r record) error {
 	return err
 }
 
-// flush makes everything added survive a power cut.
+// flush makes everything added so far survive a power cut. It goes on in the
+// background, so that packing needn't stand still while the disk is busy; the
+// next flush, or wait, gives its error.
 func (j *journal) flush() error {
-	if err := j.zeroLine(); err != nil {
+	if err := errors.Join(j.wait(), j.zeroLine()); err != nil || j.lines.Len() == 0 {
 		return err
 	}
-	if j.lines.Len() == 0 {
+	lines := bytes.Clone(j.lines.Bytes())
+	j.lines.Reset()
+	j.pending = 0
+	j.flushing = make(chan error, 1)
+	go func(done chan<- error) { done <- j.store(lines) }(j.flushing)
+	return nil
+}
+
+// wait returns when no flush is under way. The lines of one that failed are
+// dropped: what the kernel couldn't write once it may forget, and then call
+// flushed. replay stops where they are missing.
+func (j *journal) wait() error {
+	if j.flushing == nil {
 		return nil
 	}
+	err := <-j.flushing
+	j.flushing = nil
+	return err
+}
+
+// store flushes the frames, then the lines that name them.
+func (j *journal) store(lines []byte) error {
 	if err := j.frames.Sync(); err != nil {
 		return err
 	}
@@ -202,11 +225,8 @@ func (j *journal) flush() error {
 	if err != nil {
 		return err
 	}
-	if _, err := j.log.WriteAt(j.lines.Bytes(), at); err != nil {
-		j.log.Truncate(at)
-		return err
+	if _, err := j.log.WriteAt(lines, at); err != nil {
+		return errors.Join(err, j.log.Truncate(at))
 	}
-	j.lines.Reset()
-	j.pending = 0
 	return j.log.Sync()
 }

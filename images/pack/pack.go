@@ -421,7 +421,7 @@ func (p *packing) keep(err error) error {
 	if errors.Is(err, errStale) {
 		return nil
 	}
-	if ferr := p.j.flush(); ferr != nil && err == nil {
+	if ferr := errors.Join(p.j.flush(), p.j.wait()); ferr != nil && err == nil {
 		return p.depot.Full(fmt.Errorf("flushing the image: %w", ferr), images.MaxFrame)
 	}
 	return nil

@@ -3,20 +3,20 @@ package pack
 import (
 	"fmt"
 	"io"
-	"os"
 	"sync"
 
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
+	"github.com/lima-vm/go-qcow2reader/image"
 	"github.com/lima-vm/go-qcow2reader/image/qcow2"
 	"github.com/lima-vm/go-qcow2reader/log"
 )
 
 type qcow2Disk struct{ img *qcow2.Qcow2 }
 
-func openQcow2(f *os.File, size int64) (disk, error) {
+func openQcow2(r io.ReaderAt, size int64) (disk, error) {
 	start := make([]byte, 512)
-	n, err := f.ReadAt(start, 0)
+	n, err := r.ReadAt(start, 0)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
@@ -27,7 +27,7 @@ func openQcow2(f *os.File, size int64) (disk, error) {
 	registerDecompressors()
 	// No opener for backing files: the check above refused them, and a name in
 	// the header must never open a file of the server.
-	img, err := qcow2.Open(io.NewSectionReader(f, 0, size), nil)
+	img, err := qcow2.Open(io.NewSectionReader(r, 0, size), nil)
 	if err == nil {
 		err = img.Readable()
 	}
@@ -50,19 +50,26 @@ func (d qcow2Disk) ReadAt(b []byte, off int64) (int, error) {
 	return n, &Refusal{fmt.Sprintf("this qcow2 image is damaged or cut short (at %d: %v)", off+int64(n), err), "copy or download it again"}
 }
 
+// next asks for one cluster before it asks for a run of them: the reader looks
+// at every cluster of a run, and of a run of data only the start matters.
 func (d qcow2Disk) next(off int64) (int64, error) {
 	for off < d.size() {
-		e, err := d.img.Extent(off, min(d.size()-off, 1<<30))
+		e, err := d.img.Extent(off, 1)
+		if err == nil && !data(e) {
+			e, err = d.img.Extent(off, min(d.size()-off, 1<<30))
+		}
 		if err != nil {
 			return 0, &Refusal{fmt.Sprintf("this qcow2 image is damaged or cut short (at %d: %v)", off, err), "copy or download it again"}
 		}
-		if e.Length <= 0 || e.Allocated && !e.Zero {
+		if e.Length <= 0 || data(e) {
 			return off, nil
 		}
 		off += e.Length
 	}
 	return d.size(), nil
 }
+
+func data(e image.Extent) bool { return e.Allocated && !e.Zero }
 
 // registerDecompressors gives the qcow2 reader decompressors that are reused
 // from cluster to cluster, and zstd, which it lacks. Its own for deflate

@@ -315,10 +315,9 @@ func TestJournalKeepsZeroRuns(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := j.flush(); err != nil {
+	if err := errors.Join(j.flush(), j.close()); err != nil {
 		t.Fatal(err)
 	}
-	j.close()
 	if fi, _ := os.Stat(dir + "/log"); fi.Size() > 1000 {
 		t.Errorf("the journal has %d bytes", fi.Size())
 	}
@@ -326,5 +325,44 @@ func TestJournalKeepsZeroRuns(t *testing.T) {
 	defer j.close()
 	if len(j.done) != 100000 || j.done[70000].Hash != h || len(j.slots) != 1 {
 		t.Errorf("%d frames, %+v, %+v", len(j.done), j.done[70000], j.slots)
+	}
+}
+
+// TestFailedFlush: frames that may be lost are never called stored, although a
+// later flush finds nothing wrong.
+func TestFailedFlush(t *testing.T) {
+	dir := t.TempDir()
+	j, err := openJournal(dir+"/frames", dir+"/log", "head\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc, _ := images.NewEncoder()
+	add := func(text string) error {
+		raw := bytes.Repeat([]byte(text), images.FrameSize/len(text))
+		packed, h := enc.Encode(raw, nil)
+		return errors.Join(j.add(len(raw), packed, h, nil), j.flush(), j.wait())
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(add("safe"))
+	log := j.log
+	j.log, err = os.Open(dir + "/log") // for reading only
+	must(err)
+	if add("lost") == nil {
+		t.Fatal("a flush that couldn't write said nothing")
+	}
+	must(j.log.Close())
+	j.log = log
+	must(add("next"))
+	must(j.close())
+	j, err = openJournal(dir+"/frames", dir+"/log", "head\n")
+	must(err)
+	defer j.close()
+	if len(j.done) != 1 {
+		t.Errorf("%d frames are called stored, want 1", len(j.done))
 	}
 }
