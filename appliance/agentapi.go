@@ -30,12 +30,13 @@ const (
 
 // RegisterAgentAPI serves wire's paths. Unknown JSON fields are passed over, so
 // that a newer agent of the same version is understood; every bound holds.
-func RegisterAgentAPI(e *echo.Echo, r *workshop.Registry, log *slog.Logger) {
-	a := &agentAPI{registry: r, log: log, guesses: map[string]*guesses{}}
+func RegisterAgentAPI(e *echo.Echo, r *workshop.Registry, s *Sharing, log *slog.Logger) {
+	a := &agentAPI{registry: r, sharing: s, log: log, guesses: map[string]*guesses{}}
 	e.POST(wire.PathReport, a.with(true, a.report))
 	e.GET(wire.PathPlan, a.with(true, a.plan))
 	e.POST(wire.PathProgress, a.with(true, a.progress))
 	e.POST(wire.PathEvent, a.with(true, a.event))
+	e.POST(wire.PathShare, a.with(true, a.share))
 	// An installed system checks in with what it has, maybe curl: it names no
 	// version unless it wants to.
 	e.POST(wire.PathCheckin, a.with(false, a.checkin))
@@ -43,6 +44,7 @@ func RegisterAgentAPI(e *echo.Echo, r *workshop.Registry, log *slog.Logger) {
 
 type agentAPI struct {
 	registry *workshop.Registry
+	sharing  *Sharing
 	log      *slog.Logger
 
 	mu      sync.Mutex

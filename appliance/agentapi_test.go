@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -41,10 +42,14 @@ type house struct {
 	db  *store.Store
 	url string
 	log *bytes.Buffer
+
+	dir     string
+	sharing *Sharing
 }
 
 func newHouse(t *testing.T) *house {
-	db, err := store.Open(filepath.Join(t.TempDir(), "refurb.db"), audit.Seal)
+	dir := t.TempDir()
+	db, err := store.Open(filepath.Join(dir, "refurb.db"), audit.Seal)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,9 +57,11 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{T: t, reg: reg, db: db, log: &bytes.Buffer{}}
+	h := &house{T: t, dir: dir, reg: reg, db: db, log: &bytes.Buffer{}}
 	e := newEcho()
-	RegisterAgentAPI(e, reg, slog.New(slog.NewTextHandler(h.log, nil)))
+	log := slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	h.sharing = NewSharing(reg, func() netip.Prefix { return netip.MustParsePrefix("127.0.0.0/24") }, true, log)
+	RegisterAgentAPI(e, reg, h.sharing, log)
 	srv := httptest.NewServer(e)
 	h.url = srv.URL
 	t.Cleanup(func() { srv.Close(); db.Close() })
@@ -260,7 +267,7 @@ func TestSlowMessage(t *testing.T) {
 	h := newHouse(t)
 	token := h.token("00:21:cc:00:00:01")
 	e := newEcho()
-	RegisterAgentAPI(e, h.reg, slog.New(slog.DiscardHandler))
+	RegisterAgentAPI(e, h.reg, h.sharing, slog.New(slog.DiscardHandler))
 	srv := httptest.NewServer(bodies(200*time.Millisecond, e))
 	defer srv.Close()
 	c, err := net.Dial("tcp", srv.Listener.Addr().String())

@@ -147,7 +147,8 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 	boot.Register(plain)
 	a.Depot.Register(plain)
 	agents := newEcho()
-	RegisterAgentAPI(agents, a.Registry, a.log)
+	sharing := NewSharing(a.Registry, a.net.addr.Masked, cfg.Peers, a.log)
+	RegisterAgentAPI(agents, a.Registry, sharing, a.log)
 
 	// All ports are taken before any part starts, so that a taken one is a plain
 	// error and not half an appliance.
@@ -167,6 +168,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 	parts := map[string]func(context.Context) error{
 		"network boot": boot.Run,
 		"registry":     a.Registry.Run,
+		"sharing":      sharing.Run,
 		"boot files":   func(ctx context.Context) error { return serveHTTP(ctx, boot.Listener(lnPlain), plain) },
 		"agents' API":  func(ctx context.Context) error { return serveHTTP(ctx, lnAgents, agents) },
 	}

@@ -30,6 +30,7 @@ type Config struct {
 	Dashboard string        `toml:"dashboard"`  // address of the dashboard
 	LostAfter time.Duration `toml:"lost_after"` // silence after which a PC counts as lost
 	Streams   int           `toml:"streams"`    // parallel streams to one PC; 0: by its memory
+	Peers     bool          `toml:"peers"`      // PCs pass images on to each other
 
 	// TestPlainROM treats QEMU's BIOS ROM, which is iPXE, as a vendor's. Tests only.
 	TestPlainROM bool `toml:"-"`
@@ -44,6 +45,7 @@ func DefaultConfig() Config {
 		Agents:    8443,
 		Dashboard: ":8000",
 		LostAfter: time.Minute,
+		Peers:     true,
 	}
 }
 
@@ -59,7 +61,7 @@ func ReadConfig(c *Config, path string) error {
 		return fmt.Errorf("configuration: %w", err)
 	}
 	for _, k := range md.Undecoded() {
-		known := "interface, address, dhcp, pool, router, dns, data, http, agents, dashboard, lost_after, streams"
+		known := "interface, address, dhcp, pool, router, dns, data, http, agents, dashboard, lost_after, streams, peers"
 		return fmt.Errorf("%s: unknown key %q (known: %s)", path, k, known)
 	}
 	return nil

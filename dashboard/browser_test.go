@@ -214,7 +214,7 @@ func busy(t *testing.T, h *house) (held, working *pc) {
 		job(13): {To: []int{9}},
 	})
 	for _, n := range []int{8, 15} {
-		if err := h.reg.Suspect(t.Context(), job(n)); err != nil {
+		if err := h.reg.Suspect(t.Context(), job(n), "It passes damaged data on: test its memory"); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -49,6 +49,8 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 			l.Tone, l.Icon, l.What = toneDone, "check2", Say{ID: "story.checkin"}
 		case "suspected":
 			l.Tone, l.Icon, l.What, l.Why = toneFail, "warn", Say{ID: "story.suspected"}, Say{ID: "suspect.next"}
+		case "cleared":
+			l.Tone, l.Icon, l.What, l.Why = toneDone, "check", Say{ID: "story.cleared"}, Say{}
 		case "device_moved":
 			l.Tone, l.Icon, l.What = toneIdle, "next", Say{ID: "story.moved." + clean(e.To, 32)}
 		}

@@ -139,7 +139,7 @@ func TestSharingOnTheBench(t *testing.T) {
 	if strings.Contains(change, `id="bench"`) || strings.Contains(change, "OptiPlex") {
 		t.Error("what hasn't changed is sent again")
 	}
-	if err := h.reg.Suspect(t.Context(), one.plan.Job); err != nil {
+	if err := h.reg.Suspect(t.Context(), one.plan.Job, "memory"); err != nil {
 		t.Fatal(err)
 	}
 	wants(t, s.next(t), "Passes damaged data on: test its memory")

@@ -52,13 +52,19 @@ func (r *Registry) Sharer(token string) (*Sharer, error) {
 	return nil, &Refusal{Kind: Conflict, Message: "This PC is not being imaged", Next: "Stop sharing"}
 }
 
-// Shares reports whether a job may still share.
-func (r *Registry) Shares(job string) bool {
+// Ended returns those of the jobs that share no more: nobody is to wait for what
+// their PCs have.
+func (r *Registry) Ended(jobs []string) (ended []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	j := r.jobs[job]
-	return j != nil && r.newest(j.Device) == j && (j.State == Imaging || j.State == Verifying ||
-		j.State == Verified && r.cfg.Now().Before(j.Changed.Add(stayFor)))
+	now := r.cfg.Now()
+	for _, id := range jobs {
+		j := r.jobs[id]
+		if j == nil || r.newest(j.Device) != j || j.State != Imaging && j.State != Verifying && (j.State != Verified || !now.Before(j.Changed.Add(stayFor))) {
+			ended = append(ended, id)
+		}
+	}
+	return ended
 }
 
 // applySharing notes which PCs may share after a change. A job that is lost still
@@ -132,20 +138,22 @@ func (r *Registry) Arranged(flows map[string]Flow) {
 	}
 }
 
-// Suspect writes down that a PC passed damaged frames on, once per job. It stays
-// marked until its next job: somebody has to look at its memory.
-func (r *Registry) Suspect(ctx context.Context, job string) error {
+// Suspect writes down why a PC is taken to pass damaged frames on, once; or, with
+// no reason, that it was somebody else. A suspected PC stays marked until its
+// next job: somebody has to look at its memory.
+func (r *Registry) Suspect(ctx context.Context, job, why string) error {
 	return r.decide(ctx, func(d *draft) error {
 		j := r.jobs[job]
-		if j == nil || j.Suspected {
+		if j == nil || j.Suspected == (why != "") {
 			return nil
 		}
 		v := d.job(job)
-		v.Suspected = true
-		d.event(Event{
-			Device: v.Device, Job: v.ID, Kind: "suspected", Actor: "appliance", Reason: "It passed damaged data on to another PC",
-			Params: map[string]string{"boot": v.Boot, "image": v.Image},
-		})
+		v.Suspected = why != ""
+		line := Event{Device: v.Device, Job: v.ID, Kind: "suspected", Actor: "appliance", Reason: why, Params: map[string]string{"boot": v.Boot, "image": v.Image}}
+		if why == "" {
+			line.Kind, line.Reason = "cleared", "Another PC was the culprit"
+		}
+		d.event(line)
 		return nil
 	})
 }

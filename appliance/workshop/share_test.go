@@ -59,7 +59,7 @@ func TestWhoMayShare(t *testing.T) {
 			if err := sharer(p); err != nil {
 				t.Fatal(err)
 			}
-			if s, _ := h.Sharer(p.token); s.Done != done || !h.Shares(s.Job) {
+			if s, _ := h.Sharer(p.token); s.Done != done || len(h.Ended([]string{s.Job})) > 0 {
 				t.Fatalf("%+v", s)
 			}
 		}
@@ -79,7 +79,7 @@ func TestWhoMayShare(t *testing.T) {
 		yes(p, false)
 		time.Sleep(2 * time.Minute)
 		p.state(workshop.JobLost)
-		if h.Shares(p.plan.Job) {
+		if len(h.Ended([]string{p.plan.Job})) == 0 {
 			t.Fatal("others are to wait for a PC that is lost")
 		}
 		if err := sharer(p); err != nil { // it lives after all
@@ -98,7 +98,7 @@ func TestWhoMayShare(t *testing.T) {
 		yes(p, true)
 		time.Sleep(2 * time.Second)
 		no(p, workshop.Conflict)
-		if h.Shares(p.plan.Job) || h.Shares("nonsense") {
+		if len(h.Ended([]string{p.plan.Job, "nonsense"})) != 2 {
 			t.Fatal("it shares for ever")
 		}
 
@@ -415,15 +415,15 @@ func TestSuspected(t *testing.T) {
 	h.lot(true)
 	p := h.writing(1)
 	for range 3 {
-		if err := h.Suspect(bg, p.plan.Job); err != nil {
+		if err := h.Suspect(bg, p.plan.Job, "memory"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := h.Suspect(bg, "nonsense"); err != nil {
+	if err := h.Suspect(bg, "nonsense", "memory"); err != nil {
 		t.Fatal(err)
 	}
 	h.crash()
-	if err := h.Suspect(bg, p.plan.Job); err != nil {
+	if err := h.Suspect(bg, p.plan.Job, "memory"); err != nil {
 		t.Fatal(err)
 	}
 	d := p.device()
@@ -435,6 +435,17 @@ func TestSuspected(t *testing.T) {
 	}
 	if j := p.state(workshop.Imaging); n != 1 || !j.Suspected {
 		t.Fatalf("suspected %d times: %+v", n, j)
+	}
+	for range 2 {
+		if err := h.Suspect(bg, p.plan.Job, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k := h.kinds(d.ID); p.state(workshop.Imaging).Suspected || k[len(k)-1] != "cleared" || k[len(k)-2] == "cleared" {
+		t.Fatalf("%v", k)
+	}
+	if err := h.Suspect(bg, p.plan.Job, "memory"); err != nil {
+		t.Fatal(err)
 	}
 	h.verify(d.ID)
 	p.restart()

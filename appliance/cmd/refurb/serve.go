@@ -25,6 +25,7 @@ type serveCmd struct {
 	Dashboard string        `help:"Address of the dashboard (default :8000)."`
 	LostAfter time.Duration `help:"Silence after which a PC counts as lost (default 1m)."`
 	Streams   int           `help:"Parallel streams to one PC (default: by its memory)."`
+	Peers     *bool         `negatable:"" help:"PCs pass images on to each other (the default; --no-peers: all of it comes from the appliance)."`
 
 	TestPlainROM bool `hidden:"" name:"test-plain-rom"`
 }
@@ -54,6 +55,9 @@ func (c *serveCmd) settle() (appliance.Config, error) {
 	}
 	if c.LostAfter != 0 {
 		cfg.LostAfter = c.LostAfter
+	}
+	if c.Peers != nil {
+		cfg.Peers = *c.Peers
 	}
 	cfg.TestPlainROM = c.TestPlainROM
 	return cfg, cfg.Check()
