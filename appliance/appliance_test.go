@@ -133,3 +133,16 @@ func TestKeys(t *testing.T) {
 		})
 	}
 }
+
+func TestPeersAreTheDefault(t *testing.T) {
+	for text, want := range map[string]bool{"": true, "peers = false": false, "peers = true": true} {
+		name := filepath.Join(t.TempDir(), "refurb.toml")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg := DefaultConfig()
+		if err := ReadConfig(&cfg, name); err != nil || cfg.Peers != want {
+			t.Errorf("%q: %v, %v", text, cfg.Peers, err)
+		}
+	}
+}

@@ -61,7 +61,7 @@ func allDone(cards []Card) (last time.Duration) {
 		case c.Group != groupWork || !c.Begun:
 		case c.Look == lookFinishing:
 			last = max(last, time.Second)
-		case c.Left == 0:
+		case c.Left == 0 || c.Silent:
 			return 0
 		default:
 			last = max(last, c.Left)

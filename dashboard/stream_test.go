@@ -201,6 +201,7 @@ func TestAllDone(t *testing.T) {
 		"the last one":          {[]Card{work(time.Minute), work(6 * time.Minute), work(2 * time.Minute)}, 6 * time.Minute},
 		"one that has begun":    {[]Card{work(time.Minute), {Group: groupWork}}, time.Minute},
 		"one that stands still": {[]Card{work(time.Minute), work(0)}, 0},
+		"one that is silent":    {[]Card{{Group: groupWork, Begun: true, Left: time.Minute, Silent: true}}, 0},
 		"one that failed":       {[]Card{work(time.Minute), {Group: groupNeeds, Begun: true}}, time.Minute},
 		"one that finishes":     {[]Card{{Group: groupWork, Begun: true, Look: lookFinishing}}, time.Second},
 	} {
