@@ -37,9 +37,14 @@ var (
 // built is what all tests share and none changes: programs, boot files, images.
 var built struct {
 	refurb, data string
-	root         string // of the image
-	manifest     *images.Manifest
-	raw          []byte
+	picture      // tiny
+}
+
+// picture is an image as it has to arrive on a disk.
+type picture struct {
+	root     string
+	manifest *images.Manifest
+	raw      []byte
 }
 
 func TestMain(m *testing.M) {
@@ -69,25 +74,32 @@ func prepare() error {
 			return fmt.Errorf("refurb %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	keys, err := appliance.LoadKeys(built.data)
+	var err error
+	built.picture, err = find(built.data, "tiny")
+	return err
+}
+
+// find gives the image of that name in a depot.
+func find(data, name string) (p picture, err error) {
+	keys, err := appliance.LoadKeys(data)
 	if err != nil {
-		return err
+		return p, err
 	}
-	d, err := depot.Open(filepath.Join(built.data, "images"), keys.Signing)
+	d, err := depot.Open(filepath.Join(data, "images"), keys.Signing)
 	if err != nil {
-		return err
+		return p, err
 	}
 	list, err := d.List()
 	if err != nil {
-		return err
+		return p, err
 	}
-	i := slices.IndexFunc(list, func(e depot.Entry) bool { return e.Err == nil && e.Manifest.Name == "tiny" })
+	i := slices.IndexFunc(list, func(e depot.Entry) bool { return e.Err == nil && e.Manifest.Name == name })
 	if i < 0 {
-		return errors.New("the tiny image was built and is not in the depot")
+		return p, fmt.Errorf("the image %q is not in the depot", name)
 	}
-	built.root, built.manifest = list[i].Root, list[i].Manifest
-	built.raw, err = decode(filepath.Join(built.data, "images", built.root, "frames"), built.manifest)
-	return err
+	p = picture{root: list[i].Root, manifest: list[i].Manifest}
+	p.raw, err = decode(filepath.Join(data, "images", p.root, "frames"), p.manifest)
+	return p, err
 }
 
 // decode gives the raw bytes of an image.
@@ -236,16 +248,22 @@ func is(states ...workshop.JobState) func(workshop.DeviceView) bool {
 	return func(d workshop.DeviceView) bool { return slices.Contains(states, d.Job.State) }
 }
 
-// same fails unless the disk holds the image, wherever the image says so: not
-// in the partition tables, which fit the larger disk, nor in slots.
+// same fails unless the disk holds the tiny image.
 func (s *shop) same(disk string) {
+	s.Helper()
+	s.holds(disk, built.picture)
+}
+
+// holds fails unless the disk holds the image, wherever the image says so: not
+// in the partition tables, which fit the larger disk, nor in slots.
+func (s *shop) holds(disk string, p picture) {
 	s.Helper()
 	f, err := os.Open(disk)
 	must(s, err)
 	defer f.Close()
 	buf := make([]byte, images.FrameSize)
-	for at := 0; at < len(built.raw); at += len(buf) {
-		want := bytes.Clone(built.raw[at:min(len(built.raw), at+len(buf))])
+	for at := 0; at < len(p.raw); at += len(buf) {
+		want := bytes.Clone(p.raw[at:min(len(p.raw), at+len(buf))])
 		got := buf[:len(want)]
 		_, err := f.ReadAt(got, int64(at))
 		must(s, err)
@@ -255,9 +273,9 @@ func (s *shop) same(disk string) {
 				want[i], got[i] = 0, 0
 			}
 		}
-		blank(440, 34*512)                                         // MBR entries, GPT
-		blank(int64(len(built.raw))-33*512, int64(len(built.raw))) // the image's own backup GPT
-		for _, slot := range built.manifest.Slots {
+		blank(440, 34*512)                                 // MBR entries, GPT
+		blank(int64(len(p.raw))-33*512, int64(len(p.raw))) // the image's own backup GPT
+		for _, slot := range p.manifest.Slots {
 			blank(slot.Offset, slot.Offset+int64(slot.Length))
 		}
 		if !bytes.Equal(want, got) {
