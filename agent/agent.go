@@ -52,6 +52,7 @@ func Run(ctx context.Context, cfg Config) (wire.Outcome, error) {
 		return wire.Outcome{}, fmt.Errorf("no network: %w", err)
 	}
 	a.log.Info("network", "interface", lease.Interface, "address", lease.Address)
+	a.lease = lease
 	keep, stop := context.WithCancel(ctx)
 	defer stop()
 	go lease.Keep(keep)
@@ -69,6 +70,7 @@ type agent struct {
 	log    *slog.Logger
 	client *client
 	report wire.Report
+	lease  *link.Lease // nil in tests that bring no network up
 	// How long "finished" stays on the screen.
 	farewell time.Duration
 

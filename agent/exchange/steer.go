@@ -13,7 +13,7 @@ import (
 const (
 	reports  = 500 * time.Millisecond // between two words to the appliance
 	starved  = 200 * time.Millisecond // while nobody brings anything
-	soonest  = 50 * time.Millisecond  // when something has happened
+	soonest  = 120 * time.Millisecond // when something has happened
 	callTime = 10 * time.Second       // for its answer
 	maxKept  = 16                     // troubles that are kept until they could be told
 	rateOver = 4                      // words over which the rate is taken
