@@ -71,8 +71,8 @@ test: setup build check ## everything that must hold, end to end included
 e2e-full: setup build ## the slower matrices too
 	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -p 1 -timeout 80m -count=1 -v ./scripts/e2e ./images/recipes ./appliance/netboot -dir $(abspath $(BUILD)) -full
 
-bench: setup build ## figures as "name value unit" lines
-	$(GO) test -run '^$$' -bench . ./images/... ./agent/... | scripts/bench/lines.sh
+bench: setup ## figures as "name value unit" lines, under half an hour: RUNS=1 for a quick look
+	@GO=$(GO) scripts/bench/bench.sh
 
 clean: ## remove what was built; downloads stay in build/cache
 	rm -rf $(BUILD)/refurb $(BUILD)/refurb-agent $(BUILD)/tinyos $(BUILD)/base.cpio $(DEMO)

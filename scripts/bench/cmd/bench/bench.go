@@ -121,7 +121,7 @@ func (b *bench) run(ctx context.Context, t *test) (res result) {
 				if err := errors.Join(os.RemoveAll(b.folder(i)), os.MkdirAll(b.folder(i), 0o755)); err != nil {
 					return err
 				}
-			} else if err := b.drives[i].spoil(t.image.m, b.rand); err != nil {
+			} else if err := b.drives[i].spoil(t.image.m, b.rand, t.engine.fresh); err != nil {
 				return err
 			}
 		}

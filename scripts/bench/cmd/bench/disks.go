@@ -50,9 +50,14 @@ func newDrive(dir string, n int, size int64) (*drive, error) {
 const stain = 4096
 
 // spoil puts junk into every frame, so that nothing of an earlier run passes
-// for this one's. The pages stay: giving a file new ones costs the time that is
-// to be measured.
-func (d *drive) spoil(m *images.Manifest, r *rand.Rand) error {
+// for this one's. The pages stay, unless all is to go: giving a file new ones
+// costs the time that is to be measured.
+func (d *drive) spoil(m *images.Manifest, r *rand.Rand, all bool) error {
+	if all {
+		if err := unix.Fallocate(int(d.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, m.Bytes); err != nil {
+			return err
+		}
+	}
 	junk := make([]byte, stain)
 	for i := range m.Frames {
 		for j := 0; j < stain; j += 8 {

@@ -13,6 +13,7 @@ type engine struct {
 	lacks string // what it doesn't do of what ours does
 	file  bool   // it brings a file into the PC's memory, nothing is written to its disk
 	holes bool   // it leaves frames of zeroes as they were
+	fresh bool   // it would find the image on a disk that had it before
 	blind bool   // it brings no image at all
 	ours  bool   // it says when it is ready, and a last word
 	serve func(b *bench, n int) string
@@ -64,11 +65,11 @@ var others = []engine{
 		line: func(b *bench, _ *picture, i int) string {
 			return "read go; " + aria + "--seed-ratio=0.0 --on-bt-download-complete=" + b.hook + " --dir=" + b.folder(i) + " " + b.torrent
 		}},
-	{name: "casync", tool: "casync", lacks: "one request for each chunk, one stream from the server for each PC, reads nothing back",
+	{name: "casync", tool: "casync", fresh: true, lacks: "one request for each chunk, one stream from the server for each PC, reads nothing back",
 		line: func(b *bench, _ *picture, i int) string {
 			return fmt.Sprintf("read go; casync extract --store=%[1]s/files/chunks %[1]s/files/%[2]s %[3]s && sync %[3]s", server, chunkIndex, b.drives[i].path)
 		}},
-	{name: "desync", tool: "desync", lacks: "one stream from the server for each PC; re-reads only what it copied",
+	{name: "desync", tool: "desync", fresh: true, lacks: "one stream from the server for each PC; re-reads only what it copied",
 		line: func(b *bench, _ *picture, i int) string {
 			return fmt.Sprintf("read go; desync extract -s %[1]s/files/desync %[1]s/files/%[2]s %[3]s && sync %[3]s", server, desyncIndex, b.drives[i].path)
 		}},

@@ -32,13 +32,17 @@ func over(values []float64) spread {
 
 func (s spread) by(x float64) spread { return spread{s.mid / x, s.min / x, s.max / x, s.n} }
 
+const notRun = "not run"
+
 // usable are the runs that measured what they should; why says what was wrong
 // with the others when they are the greater part.
-func usable(runs []result) (good []result, why string) {
+func usable(runs []result, anyway bool) (good []result, why string) {
 	for _, r := range runs {
 		switch {
 		case r.err != nil:
 			why = r.err.Error()
+		case anyway:
+			good = append(good, r)
 		case r.alien > strange:
 			why = fmt.Sprintf("the machine was %.0f %% busy before the run", 100*r.alien)
 		case r.busy > tooBusy:
@@ -48,7 +52,7 @@ func usable(runs []result) (good []result, why string) {
 		}
 	}
 	if len(runs) == 0 {
-		why = "not run"
+		why = notRun
 	}
 	if len(good) == 0 || 2*len(good) < len(runs) {
 		return nil, strings.ReplaceAll(why, "\n", ", ")
@@ -98,14 +102,16 @@ func each(runs []result, f func(result) float64) spread {
 
 // teller prints figures, or why there are none.
 type teller struct {
-	w   io.Writer
-	all map[string][]result
+	w      io.Writer
+	all    map[string][]result
+	anyway bool // figures in spite of load
+	quiet  bool // nothing is said of tests that were left out
 }
 
 // of gives what f says of a test's runs; ok is false, and why told, when they
 // are no use.
 func (t *teller) of(test string, f func(result) float64) (s spread, why string) {
-	runs, why := usable(t.all[test])
+	runs, why := usable(t.all[test], t.anyway)
 	if why != "" {
 		return s, test + ": " + why
 	}
@@ -114,6 +120,9 @@ func (t *teller) of(test string, f func(result) float64) (s spread, why string) 
 
 func (t *teller) say(name, unit string, s spread, why ...string) {
 	for _, w := range why {
+		if t.quiet && strings.HasSuffix(w, notRun) {
+			return
+		}
 		if w != "" {
 			fmt.Fprintf(t.w, "%s - refused: %s\n", name, w)
 			return
@@ -131,7 +140,7 @@ func (t *teller) say(name, unit string, s spread, why ...string) {
 
 // tell prints all figures and writes the tables that the plots are drawn from.
 func tell(w io.Writer, o options, b *bench, tests []*test, all map[string][]result) error {
-	t := &teller{w, all}
+	t := &teller{w, all, o.anyway, o.only != ""}
 	m := b.picture.m
 	wireFast, why1 := t.of("limit-wire-disk", ownTime)
 	wireSlow, why2 := t.of("limit-wire-link", ownTime)
@@ -184,7 +193,26 @@ func tell(w io.Writer, o options, b *bench, tests []*test, all map[string][]resu
 	s, why = t.of("resume", func(r result) float64 { return r.extra["refetch"] })
 	t.say("resume_refetch", "x", s, why)
 	t.say("import", "MB/s", over([]float64{float64(b.picture.content) / 1e6 / b.picture.importTime.Seconds()}))
-	return errors.Join(t.peers(b, tests), writeRuns(o.out, tests, all), t.plot(o.out, tests, alone.mid))
+	t.loads(tests)
+	t.peers(b, tests)
+	return errors.Join(writeRuns(o.out, tests, all), t.table(o.out, b, tests, alone.mid))
+}
+
+// loads says what the figures stand on.
+func (t *teller) loads(tests []*test) {
+	fmt.Fprintln(t.w, "# what they stand on:")
+	if t.anyway {
+		fmt.Fprintln(t.w, "#   taken in spite of load: these are no results")
+	}
+	for _, test := range tests {
+		runs := t.all[test.name]
+		if len(runs) == 0 {
+			continue
+		}
+		good, _ := usable(runs, t.anyway)
+		busy := each(good, func(r result) float64 { return 100 * r.busy })
+		fmt.Fprintf(t.w, "#   %-22s %d of %d runs, cores %.0f to %.0f %% busy\n", test.name, len(good), len(runs), busy.min, busy.max)
+	}
 }
 
 func rate(bytes int64, s spread) spread {
@@ -193,11 +221,14 @@ func rate(bytes int64, s spread) spread {
 }
 
 // peers prints the others' times beside ours in the same conditions.
-func (t *teller) peers(b *bench, tests []*test) error {
-	fmt.Fprintln(t.w, "# peers in the same lab; x is against ours under the same conditions")
+func (t *teller) peers(b *bench, tests []*test) {
+	fmt.Fprintln(t.w, "# others in the same lab; x is against ours under the same conditions")
 	said := map[string]bool{}
 	for _, test := range tests {
 		if test.engine.lacks == "" && test.engine.name != unicast.name {
+			continue
+		}
+		if t.quiet && len(t.all[test.name]) == 0 {
 			continue
 		}
 		if !said[test.engine.name] && test.engine.lacks != "" {
@@ -205,48 +236,51 @@ func (t *teller) peers(b *bench, tests []*test) error {
 			fmt.Fprintf(t.w, "# %s: %s\n", test.engine.name, test.engine.lacks)
 		}
 		base := fmt.Sprint("batch", test.pcs)
-		if test.at.mbit != 0 && strings.HasPrefix(test.name, "one-") {
+		if strings.HasPrefix(test.name, "one-") {
 			base = "one"
 		}
 		name := strings.NewReplacer("-", "_").Replace(test.name)
 		s, why := t.of(test.name, last)
-		if test.image != b.picture && why == "" {
-			k := float64(b.picture.m.Compressed()) / float64(test.image.m.Compressed())
-			s = s.by(1 / k)
-			fmt.Fprintf(t.w, "# %s: with an image %.1f times shorter, its time multiplied by that\n", test.name, k)
+		if k := shortness(b, test); k != 1 && why == "" {
+			s = s.by(k)
+			fmt.Fprintf(t.w, "# %s: with an image of %.2f of the others' length, its time divided by that\n", test.name, k)
 		}
 		t.say(name, "s", s, why)
 		ours, whyOurs := t.of(base, last)
 		t.say(name+"_x_ours", "x", s.by(ours.mid), why, whyOurs)
 	}
-	for _, e := range others {
-		if !said[e.name] {
-			fmt.Fprintf(t.w, "# %s: not installed or not run\n", e.name)
-		}
-	}
-	return nil
 }
 
-// plot writes one line for each engine and size of batch: × one PC of ours
-// alone.
-func (t *teller) plot(dir string, tests []*test, alone float64) error {
-	var b strings.Builder
-	fmt.Fprintln(&b, "engine\tpcs\tx_one\tmin\tmax\truns\tseconds")
+// table writes what the plot is drawn from: a block for each engine, a line for
+// each size of batch, times as × one PC of ours alone.
+func (t *teller) table(dir string, b *bench, tests []*test, alone float64) error {
+	blocks := map[string]string{}
+	var order []string
 	for _, test := range tests {
-		e := test.engine
-		if test.play != nil || strings.HasPrefix(test.name, "one") || strings.HasPrefix(test.name, "limit") {
+		e := test.engine.name
+		if test.play != nil || test.engine.blind || strings.HasPrefix(test.name, "one") || strings.HasPrefix(test.name, "limit") {
 			continue
 		}
 		s, why := t.of(test.name, last)
 		if why != "" {
 			continue
 		}
-		if strings.HasPrefix(test.name, unicast.name) {
-			// Its image was shorter.
-			s = s.by(1 / float64(quarter))
+		s = s.by(shortness(b, test))
+		if blocks[e] == "" {
+			order = append(order, e)
 		}
 		x := s.by(alone)
-		fmt.Fprintf(&b, "%s\t%d\t%.4f\t%.4f\t%.4f\t%d\t%.2f\n", e.name, test.pcs, x.mid, x.min, x.max, s.n, s.mid)
+		blocks[e] += fmt.Sprintf("%s\t%d\t%.4f\t%.4f\t%.4f\t%d\t%.2f\n", e, test.pcs, x.mid, x.min, x.max, s.n, s.mid)
 	}
-	return os.WriteFile(filepath.Join(dir, "results.tsv"), []byte(b.String()), 0o644)
+	var out strings.Builder
+	fmt.Fprint(&out, "# engine\tpcs\tx_one\tx_min\tx_max\truns\tseconds\n")
+	for _, e := range order {
+		fmt.Fprintf(&out, "\n\n# %s\n%s", e, blocks[e])
+	}
+	return os.WriteFile(filepath.Join(dir, "results.tsv"), []byte(out.String()), 0o644)
+}
+
+// shortness is by how much a test's image is shorter than the others'.
+func shortness(b *bench, t *test) float64 {
+	return float64(t.image.m.Compressed()) / float64(b.picture.m.Compressed())
 }

@@ -4,22 +4,25 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"refurb/agent/disk"
+	"refurb/agent/exchange"
 	"refurb/agent/hardware"
-	"refurb/agent/imaging"
 	"refurb/agent/wire"
 	"refurb/images"
 )
@@ -41,6 +44,12 @@ type config struct {
 	mbit, memory                                       int
 }
 
+// As the agent has them on a PC.
+const (
+	besides = 80 << 20        // bytes of memory beside the frames
+	lingers = 3 * time.Minute // at most, serving others
+)
+
 func main() {
 	var c config
 	flag.StringVar(&c.manifest, "manifest", "", "file with the signed manifest")
@@ -55,54 +64,68 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	r, err := run(ctx, c)
-	if err != nil {
+	var r report
+	if err := run(ctx, c, &r); err != nil && r.Verified == 0 {
 		r.Cause = err.Error()
-	}
-	say(r)
-	if err == nil && c.share != "" {
-		linger(ctx)
-		say(r)
+		say(&r)
 	}
 }
 
-func say(r report) {
+func say(r *report) {
 	r.RSS = peak()
 	_ = json.NewEncoder(os.Stdout).Encode(r)
 }
 
-func run(ctx context.Context, c config) (r report, err error) {
+func run(ctx context.Context, c config, r *report) error {
+	debug.SetMemoryLimit(int64(c.memory)<<20 + besides)
 	b, err := os.ReadFile(c.manifest)
 	if err != nil {
-		return r, err
+		return err
 	}
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) // as the bench signs
 	m, err := images.Parse(b, key.Public().(ed25519.PublicKey))
 	if err != nil {
-		return r, err
+		return err
 	}
 	dev, err := open(c.disk)
 	if err != nil {
-		return r, err
+		return err
 	}
 	defer dev.Close()
+	cfg := exchange.Config{Manifest: m, URL: c.frames, Memory: int64(c.memory) << 20, Job: c.job, Mbit: c.mbit}
+	if c.share != "" {
+		cfg.Share = func(ctx context.Context, s wire.Share) (wire.Order, error) { return share(ctx, c.share, s) }
+		if cfg.Listener, err = net.Listen("tcp", c.listen); err != nil {
+			return err
+		}
+	}
 	fmt.Println("ready")
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
-		return r, fmt.Errorf("nobody said go: %w", err)
+		return fmt.Errorf("nobody said go: %w", err)
 	}
-	job := imaging.Job{Manifest: m, FramesURL: c.frames,
-		Started:   func(context.Context) error { return nil },
-		Verifying: func(context.Context) error { r.Written = time.Now().UnixNano(); return nil }}
-	o, _ := imaging.Write(ctx, dev, job, new(imaging.Meter))
-	r.Verified = time.Now().UnixNano()
-	r.Fetched, r.Peers, r.Sent, r.Resumed = o.Fetched, o.FromPeers, o.Sent, o.Resumed
-	if o.Result != wire.Done {
-		return r, errors.New(o.Cause)
-	}
-	return r, nil
+	return image(ctx, dev, m, c, cfg, r)
 }
 
-func linger(context.Context) {}
+// share sends one word to the appliance.
+func share(ctx context.Context, url string, s wire.Share) (o wire.Order, err error) {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return o, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(b))
+	if err != nil {
+		return o, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return o, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return o, fmt.Errorf("the appliance answered %s", resp.Status)
+	}
+	return o, json.NewDecoder(resp.Body).Decode(&o)
+}
 
 // open takes the disk as it is: the bench owns it.
 func open(path string) (*disk.Disk, error) {
