@@ -7,9 +7,10 @@ import (
 
 // settle computes everything that follows from the facts.
 func (im *image) settle(now time.Time) {
-	if len(im.members) == 0 {
+	if len(im.members) == 0 || !im.stale && !im.due {
 		return
 	}
+	im.due = false
 	if im.stale {
 		im.assign(now)
 	}
@@ -42,29 +43,55 @@ func (m *member) needs(now time.Time) bool {
 	return m.lacks() > 0 && (len(m.up) == 0 || m.waits(now) <= 0)
 }
 
+// want is what of a status decides about the depot.
+type want struct{ done, all, little, missed, needs, current bool }
+
+func (m *member) want(now time.Time) want {
+	return want{m.Done, m.lacks() == 0, m.lacks() <= few, m.Missing > few, m.needs(now), m.current(now)}
+}
+
 // holders picks who may fetch from the appliance, in the order of the line.
 func (im *image) holders(now time.Time) (hold []*member) {
 	little, more := true, false
-	for _, b := range im.blocks {
-		for _, part := range [][]*member{b.chain, b.tree} {
-			for _, m := range part {
-				if !m.needs(now) {
-					continue
-				}
-				little = little && m.lacks() <= few
-				switch {
-				case len(hold) == 0:
-					more = m.crawls || m.lane == laneSlow
-				case more && len(hold) < MaxDepot:
-					more = false
-				case !little || len(hold) >= MaxFew:
-					return hold
-				}
-				hold = append(hold, m)
-			}
+	for m := range im.each {
+		if !m.needs(now) {
+			continue
 		}
+		little = little && m.lacks() <= few
+		switch {
+		case len(hold) == 0:
+			more = m.crawls || m.lane == laneSlow
+		case more && len(hold) < MaxDepot:
+			more = false
+		case !little || len(hold) >= MaxFew:
+			return hold
+		}
+		hold = append(hold, m)
+	}
+	if len(hold) == 0 {
+		hold = im.idle(now)
 	}
 	return hold
+}
+
+// idle picks who fetches while nobody has to: of those that missed something
+// the one that lacks most, which the others of its block will get it from.
+func (im *image) idle(now time.Time) []*member {
+	var most *member
+	for m := range im.each {
+		switch {
+		case most != nil && m.block != most.block:
+			return []*member{most}
+		case m.depot && m.Missing > 0:
+			return []*member{m}
+		case m.Missing > few && m.current(now) && (most == nil || m.lacks() > most.lacks()):
+			most = m
+		}
+	}
+	if most == nil {
+		return nil
+	}
+	return []*member{most}
 }
 
 func (im *image) grant(now time.Time, hold []*member) {
@@ -74,12 +101,8 @@ func (im *image) grant(now time.Time, hold []*member) {
 		// would help nobody.
 		m.crawls = m.depot && (m.crawls || now.Sub(m.since) > memory/2 && m.Rate*4 < im.best)
 	}
-	for _, b := range im.blocks {
-		for _, part := range [][]*member{b.chain, b.tree} {
-			for _, m := range part {
-				m.waiting = m.lacks() > 0 && !m.depot && (m.needs(now) || slices.ContainsFunc(m.up, func(u *member) bool { return u.waiting }))
-			}
-		}
+	for m := range im.each {
+		m.waiting = m.lacks() > 0 && !m.depot && (m.needs(now) || slices.ContainsFunc(m.up, func(u *member) bool { return u.waiting }))
 	}
 }
 
@@ -105,6 +128,9 @@ func (im *image) regroup(now time.Time, hold []*member) bool {
 		return false
 	}
 	slices.SortStableFunc(late, most)
+	if hold[0] == old.chain[0] && late[0].lacks() < hold[0].lacks()+hold[0].Frames/8 {
+		return false // the head of them all went, and the next is as good
+	}
 	// A block of its own, so that nobody stands behind somebody who misses less.
 	b := &block{lane: old.lane, gen: old.gen + 1}
 	im.blocks = slices.Insert(im.blocks, slices.Index(im.blocks, old)+1, b)

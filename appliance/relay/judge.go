@@ -5,11 +5,13 @@ import (
 	"time"
 )
 
-// accusation is a complaint of damage that isn't judged yet.
+// accusation is a complaint of damage. It is kept for a while when it is
+// settled, for the sake of those who got the same frame from the accuser.
 type accusation struct {
 	by, about *member
 	frame     int
 	at        time.Time
+	settled   bool
 }
 
 // patience is how long an accused PC has to say that it got the frame damaged
@@ -32,7 +34,7 @@ func (im *image) complain(now time.Time, m *member, t Trouble) {
 	switch t.Kind {
 	case Corrupt:
 		if len(im.pending) < MaxMembers {
-			im.pending = append(im.pending, accusation{m, s, t.Frame, now})
+			im.pending = append(im.pending, accusation{by: m, about: s, frame: t.Frame, at: now})
 		}
 	case Silent, Refused:
 		if s.block == nil {
@@ -40,13 +42,14 @@ func (im *image) complain(now time.Time, m *member, t Trouble) {
 		}
 		first, again := s.blamed[m.ID]
 		if again && now.Sub(first) < memory {
-			if now.Sub(first) >= 500*time.Millisecond && slices.Contains(m.up, s) {
+			// Twice, and it lived in between.
+			if now.Sub(first) >= 500*time.Millisecond && s.heard.After(first) && slices.Contains(m.up, s) {
 				im.part(now, m, s)
 			}
-			return
+		} else {
+			s.blamed[m.ID] = now
 		}
-		s.blamed[m.ID] = now
-		im.stale = true // judge at once
+		im.swept = time.Time{} // judge at once
 	}
 }
 
@@ -67,7 +70,12 @@ func (im *image) judge(now time.Time) {
 			im.strike(now, s)
 		}
 	}
-	im.pending = slices.DeleteFunc(im.pending, func(a accusation) bool { return im.damage(now, a) })
+	for i := range im.pending {
+		if a := &im.pending[i]; !a.settled {
+			a.settled = im.damage(now, *a)
+		}
+	}
+	im.pending = slices.DeleteFunc(im.pending, func(a accusation) bool { return a.settled && now.Sub(a.at) >= 2*patience })
 	for _, m := range im.all() {
 		im.slowness(now, m)
 	}
@@ -132,7 +140,7 @@ func (im *image) damage(now time.Time, a accusation) bool {
 	}
 	for _, b := range im.pending {
 		if b.by == a.about && b.frame == a.frame && b.at.Sub(a.at).Abs() <= patience {
-			return now.Sub(a.at) >= patience // it passed on what it got; kept for those behind it
+			return true // it passed on what it got
 		}
 	}
 	if !a.about.heard.After(a.at) && now.Sub(a.at) < patience {

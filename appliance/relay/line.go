@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"math"
 	"slices"
 	"time"
 )
@@ -131,21 +132,26 @@ func (b *block) vacate(i int) {
 	b.tree = b.tree[:last]
 }
 
-// line is every member that stands in it, in order.
-func (im *image) line() []*member {
-	var line []*member
+// each gives every member that stands in the line, in order.
+func (im *image) each(yield func(*member) bool) {
 	for _, b := range im.blocks {
-		line = append(append(line, b.chain...), b.tree...)
+		for _, part := range [][]*member{b.chain, b.tree} {
+			for _, m := range part {
+				if !yield(m) {
+					return
+				}
+			}
+		}
 	}
-	return line
 }
+
+func (im *image) line() []*member { return slices.Collect(im.each) }
 
 // assign computes everybody's sources from the line.
 func (im *image) assign(now time.Time) {
 	im.stale = false
-	was := map[*member][]*member{}
 	for _, m := range im.members {
-		was[m], m.up, m.down, m.patient = m.up, nil, nil, false
+		m.was, m.up, m.down, m.patient = m.up, nil, m.down[:0], false
 	}
 	var tail []*member // the sources of whoever comes next
 	var last lane
@@ -160,20 +166,21 @@ func (im *image) assign(now time.Time) {
 		tail = b.trees(tail)
 		last = b.lane
 	}
-	for _, m := range im.line() {
+	for m := range im.each {
 		m.up = m.reachable()
-		for _, u := range m.up {
-			if !slices.Contains(u.down, m) {
+		for i, u := range m.up {
+			if i == 0 || u != m.up[0] {
 				u.down = append(u.down, m)
 			}
 		}
 	}
-	for m, w := range was {
-		if slices.Equal(w, m.up) {
+	for _, m := range im.members {
+		if slices.Equal(m.was, m.up) {
+			m.was = nil
 			continue
 		}
-		m.since, m.progress = now, now
-		for _, u := range w {
+		m.since, m.progress, m.told = now, now, math.MaxInt64
+		for _, u := range m.was {
 			m.past[u.ID] = now.Add(memory)
 		}
 		for id, until := range m.past {
@@ -181,6 +188,7 @@ func (im *image) assign(now time.Time) {
 				delete(m.past, id)
 			}
 		}
+		m.was = nil
 	}
 }
 

@@ -296,7 +296,7 @@ func TestModelFaults(t *testing.T) {
 			if i == 5 {
 				p.cut = 90
 			}
-		}, 310, 1.1},
+		}, 310, 1.15},
 		{"slow head", 16, func(i int, p *vpc) {
 			if i == 0 {
 				p.disk = 10
@@ -323,7 +323,7 @@ func TestModelFaults(t *testing.T) {
 				p.joins = 100 + i
 			}
 		}, 260, 1.6},
-		{"trickle", 60, func(i int, p *vpc) { p.joins = 5 * i }, 800, 4},
+		{"trickle", 60, func(i int, p *vpc) { p.joins = 5 * i }, 300, 2},
 		{"links", 16, func(i int, p *vpc) {
 			if i < 5 {
 				p.mbit = 100
@@ -347,5 +347,82 @@ func TestModelFaults(t *testing.T) {
 				t.Errorf("more than %d or %.2f", c.steps, c.images)
 			}
 		})
+	}
+}
+
+// Whatever fails, whoever lives gets the image.
+func TestModelRandomFailures(t *testing.T) {
+	for seed := range uint64(40) {
+		w := newModel(t, seed, 120, Config{ChainMax: 3 + int(seed%6)})
+		rnd := w.rnd
+		var culprit string
+		w.add(3+rnd.IntN(22), func(i int, p *vpc) {
+			p.joins = rnd.IntN(3) * rnd.IntN(100)
+			p.memory = 8 + rnd.IntN(40)
+			switch rnd.IntN(8) {
+			case 0:
+				p.cut = p.joins + 1 + rnd.IntN(250)
+			case 1:
+				p.disk = 1 + rnd.IntN(8)
+			case 2:
+				p.mbit = 100
+			case 3:
+				p.deaf[fmt.Sprintf("pc%03d", rnd.IntN(25))] = true
+			case 4:
+				if culprit == "" && seed%2 == 0 {
+					p.corrupts = true
+					culprit = p.id
+				}
+			}
+		})
+		steps := w.run(12000)
+		t.Logf("seed %d: %d PCs, %d steps, %.2f images", seed, len(w.pcs), steps, float64(w.sent)/120)
+	}
+}
+
+func TestModelOneCorrupts(t *testing.T) {
+	for who := range 12 {
+		w := newModel(t, uint64(who), 120, Config{ChainMax: 5})
+		w.add(12, func(i int, p *vpc) { p.corrupts = i == who })
+		named := map[string]bool{}
+		for step := range 1000 {
+			w.step(step)
+			for _, v := range w.r.View(w.now) {
+				if v.Suspected != "" {
+					named[v.ID] = true
+				}
+			}
+		}
+		for _, p := range w.pcs {
+			if p.done == 0 {
+				t.Errorf("%d corrupts, %s isn't done", who, p.id)
+			}
+		}
+		// The last in the line and the leaf of leaves have nobody to harm.
+		if id := w.pcs[who].id; len(named) > 1 || len(named) == 1 && !named[id] || len(named) == 0 && who < 10 {
+			t.Errorf("%s corrupts, named: %v", id, named)
+		}
+	}
+}
+
+func TestModelOnePowerCut(t *testing.T) {
+	for _, chain := range []int{4, 32} {
+		for who := range 16 {
+			w := newModel(t, uint64(who), 200, Config{ChainMax: chain})
+			w.add(16, func(i int, p *vpc) {
+				if i == who {
+					p.cut = 47
+				}
+			})
+			for step := range 160 {
+				w.step(step)
+			}
+			for _, m := range w.r.members {
+				if m.ID == w.pcs[who].id || m.mute != "" || m.slow != "" || len(m.avoid) > 0 || m.struck || !m.moved.IsZero() || m.lost {
+					t.Errorf("chain of %d, %d is dead: held against %s: %q %q %v %v %v", chain, who, m.ID, m.mute, m.slow, m.avoid, m.struck, m.moved.Sub(begin))
+				}
+			}
+			w.run(700)
+		}
 	}
 }

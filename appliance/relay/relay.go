@@ -31,7 +31,8 @@
 // Who needs the appliance: a PC that lacks frames and has no source, or whose
 // sources have nothing more for it. The first of these in the line gets it, and
 // one more if that one is slow (at most MaxDepot), or up to MaxFew if each lacks
-// only a few frames. The rest wait, and Order.Why says so. When it passes on to
+// only a few frames. When nobody needs it, whoever missed most fetches that
+// already. The rest wait, and Order.Why says so. When it passes on to
 // PCs that missed the beginning, these stand in line anew, who lacks most first,
 // so that one stream serves them all.
 //
@@ -144,6 +145,7 @@ type image struct {
 	probed  float64           // frames per second of the last one moved without proof
 	guilty  map[string]string // ID → why it is nobody's source, beyond its membership
 	stale   bool              // the line changed: assign again
+	due     bool              // somebody needs something else than before
 	pending []accusation
 }
 
@@ -174,6 +176,7 @@ type member struct {
 	peak     int64     // bytes per second, the most it ever received
 
 	up      []*member // computed: one per stripe, or none
+	was     []*member // up, while it is computed again
 	down    []*member // computed: whose source it is
 	patient bool
 	since   time.Time // when up changed
@@ -229,8 +232,8 @@ func (r *Relay) Update(now time.Time, s Status) Order {
 	for _, t := range s.Trouble {
 		im.complain(now, m, t)
 	}
-	if im.stale || now.Sub(im.swept) >= sweep {
-		im.swept = now
+	if now.Sub(im.swept) >= sweep {
+		im.swept, im.due = now, true
 		for _, o := range im.all() {
 			if o != m && now.Sub(o.heard) >= r.cfg.Silent {
 				r.forget(o)
@@ -306,11 +309,13 @@ func (im *image) hear(now time.Time, m *member, s Status) {
 	if s.Have > m.Have {
 		m.progress = now
 	}
+	before := m.want(now)
 	m.Status, m.heard, m.grace = s, now, 0
+	im.due = im.due || m.want(now) != before
 	m.sample(now)
 	im.best = max(im.best, s.Rate)
 	if m.URL == "" && m.mute == "" {
-		m.mute = "it can't serve others"
+		m.mute, im.stale = "it can't serve others", true
 	}
 	switch {
 	case s.Done && m.doneAt.IsZero():
