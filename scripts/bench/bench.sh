@@ -38,9 +38,9 @@ CGO_ENABLED=0 $go build -trimpath -ldflags '-s -w' -o $out/pc ./scripts/bench/cm
 echo '# single parts'
 $go test -run '^$' -bench . -benchtime 300ms ./images/... ./agent/... | scripts/bench/lines.sh
 
-if [ -d scripts/bench/cmd/batch ]; then
+if [ -d scripts/bench/cmd/simulate ]; then
   echo '# the simulator: the real scheduler in virtual time'
-  $go run ./scripts/bench/cmd/batch || echo '# the simulator failed'
+  $go run ./scripts/bench/cmd/simulate -tsv $out/simulator.tsv || echo "# the simulator failed"
 fi
 
 $sudo env "PATH=$PWD/$out:$PATH:/usr/sbin:/sbin" $out/bench -out $out -pc $out/pc -runs "${RUNS:-5}" ${BENCH:-}
