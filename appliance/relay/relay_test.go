@@ -312,7 +312,7 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%+v", m.Status)
 	}
 	for i := range MaxMembers + 5 {
-		o = b.hear(say(fmt.Sprint(i), 0))
+		o = b.hear(say(fmt.Sprint(i), 0, inImage(fmt.Sprint(i%100))))
 	}
 	if len(b.r.members) != MaxMembers || o.Why == "" || o.Depot {
 		t.Errorf("%d members, the last is told: %+v", len(b.r.members), o)
