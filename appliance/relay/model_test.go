@@ -242,6 +242,11 @@ func (w *model) share(p *vpc, step int) {
 			p.heard[s.ID] = step
 		}
 	}
+	for id := range w.r.images["image"].guilty {
+		if !w.find(id).corrupts {
+			w.t.Fatalf("%s is called a culprit", id)
+		}
+	}
 	if p.order.Serial < was.Serial {
 		w.t.Fatalf("%s: serial %d after %d", p.id, p.order.Serial, was.Serial)
 	}
@@ -352,7 +357,7 @@ func TestModelFaults(t *testing.T) {
 
 // Whatever fails, whoever lives gets the image.
 func TestModelRandomFailures(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(150) {
 		w := newModel(t, seed, 120, Config{ChainMax: 3 + int(seed%6)})
 		rnd := w.rnd
 		var culprit string
