@@ -161,6 +161,8 @@ func (a *appliance) serve(w http.ResponseWriter, r *http.Request) {
 	case wire.PathProgress:
 		a.progress = append(a.progress, decode[wire.Progress](a.t, body))
 		json.NewEncoder(w).Encode(wire.ProgressReply{})
+	case wire.PathShare:
+		json.NewEncoder(w).Encode(wire.Order{Serial: 1, Depot: true, Key: "k"})
 	case wire.PathEvent:
 		e := decode[wire.Event](a.t, body)
 		a.events = append(a.events, e)

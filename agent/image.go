@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"refurb/agent/disk"
+	"refurb/agent/exchange"
 	"refurb/agent/finish"
 	"refurb/agent/imaging"
 	"refurb/agent/screen"
@@ -24,6 +25,9 @@ type job struct {
 	plan  wire.Plan
 	seq   int
 	meter imaging.Meter
+	// What gets the frames, and passes them on even when this PC is done; nil
+	// until it is known what is wanted.
+	frames *exchange.Exchange
 }
 
 // image does what the plan says and returns when the appliance has stored how
@@ -37,7 +41,9 @@ func (a *agent) image(ctx context.Context, plan wire.Plan) wire.Outcome {
 		defer close(watched)
 		j.watch(watching, stop)
 	}()
-	out := j.write(running)
+	sharing, unshare := context.WithCancel(ctx)
+	defer unshare()
+	out := j.write(running, sharing)
 	unwatch()
 	<-watched
 	stop(nil)
@@ -57,12 +63,15 @@ func (a *agent) image(ctx context.Context, plan wire.Plan) wire.Outcome {
 		out.Result, out.Cause, out.Next = wire.Failed, text("the appliance refused the outcome: "+cause), text(next)
 		a.log.Error("outcome refused", "err", err)
 	}
+	if out.Result == wire.Done {
+		j.linger(ctx, j.frames)
+	}
 	return out
 }
 
 // write is the way from a plan to an outcome. It reports the first two steps
-// itself.
-func (j *job) write(ctx context.Context) wire.Outcome {
+// itself. Frames are passed on to others until sharing ends.
+func (j *job) write(ctx, sharing context.Context) wire.Outcome {
 	plan := j.plan
 	if plan.Disk == nil || plan.Image == nil || plan.Job == "" {
 		return notDone(errors.New("the appliance's plan names no disk or no image"))
@@ -88,8 +97,16 @@ func (j *job) write(ctx context.Context) wire.Outcome {
 		return notDone(err)
 	}
 	id := d.ID()
+	rotational := slices.ContainsFunc(j.report.Disks, func(d wire.Disk) bool { return d.Path == id.Path && d.Rotational })
+	found, err := imaging.Found(ctx, d, m, plan.Image.Claims, rotational, &j.meter)
+	if err != nil {
+		d.Close()
+		return notDone(err)
+	}
+	j.frames = j.exchange(m, imaging.First(m), found)
+	go j.frames.Run(sharing) // Next says what went wrong
 	out, table := imaging.Write(ctx, d, imaging.Job{
-		Manifest: m, FramesURL: plan.Image.FramesURL, Streams: j.streams(),
+		Manifest: m, Source: j.frames, Found: found, Rotational: rotational,
 		Slots: map[string][]byte{"checkin": checkin},
 		Started: func(ctx context.Context) error {
 			if err := j.event(ctx, wire.Event{Kind: wire.EventImaging, Disk: &id}); err != nil {
@@ -104,7 +121,7 @@ func (j *job) write(ctx context.Context) wire.Outcome {
 	if err := d.Close(); err != nil && out.Result == wire.Done {
 		out.Warnings = append(out.Warnings, text("closing the disk: "+err.Error()))
 	}
-	out.Disk = &id
+	out.Disk, out.Streams = &id, j.streams()
 	if out.Result == wire.Done {
 		j.firmware(&out, m.Boots, table)
 	}

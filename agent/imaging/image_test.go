@@ -5,11 +5,9 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
-	"log/slog"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -48,6 +46,19 @@ func paint(t testing.TB, seed uint64, size int64, block int) *picture {
 	gpt(raw, block)
 	p := &picture{raw: raw}
 	p.pack(t, block)
+	p.m.Grow = 2
+	return p
+}
+
+// paintFull makes an image in which few frames are zero.
+func paintFull(t testing.TB, seed uint64, size int64) *picture {
+	p := paint(t, seed, size, 512)
+	for i := range p.m.Frames {
+		if at := i*images.FrameSize + 2<<20; i%4 != 3 && at+64 < len(p.raw) {
+			copy(p.raw[at:], fmt.Sprintf("not zero: image %d, frame %d", seed, i))
+		}
+	}
+	p.pack(t, 512)
 	p.m.Grow = 2
 	return p
 }
@@ -123,24 +134,10 @@ func gpt(raw []byte, block int) {
 	copy(tail[len(array):], header(blocks-1, 1, blocks-1-arrayBlocks))
 }
 
-// serve gives the frames out the way the appliance does.
-func (p *picture) serve(t testing.TB, wrap func(http.Handler) http.Handler) string {
-	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.ServeContent(w, r, "frames", time.Time{}, bytes.NewReader(p.frames))
-	})
-	if wrap != nil {
-		h = wrap(h)
-	}
-	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
-	s.Start()
-	t.Cleanup(s.Close)
-	return s.URL
-}
-
-func (p *picture) job(url string) Job {
+// job is for one run.
+func (p *picture) job(t testing.TB) Job {
 	ok := func(context.Context) error { return nil }
-	return Job{Manifest: p.m, FramesURL: url, Started: ok, Verifying: ok, Stall: 2 * time.Second, Patience: 5 * time.Second}
+	return Job{Manifest: p.m, Source: p.source(t, nil), Started: ok, Verifying: ok}
 }
 
 // wrong compares what a finished disk holds with the image, outside what is the

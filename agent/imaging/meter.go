@@ -6,16 +6,31 @@ import (
 	"refurb/agent/wire"
 )
 
-// Meter counts while Write works; anybody may look at any time.
+// Meter counts while Found and Write work; anybody may look at any time.
 type Meter struct {
-	phase                        atomic.Value // wire.Phase
-	total, written, readBack     atomic.Int64 // raw bytes
-	fetched, retries, mismatches atomic.Int64
+	phase                    atomic.Value // wire.Phase
+	source                   atomic.Pointer[Source]
+	total, written, readBack atomic.Int64 // raw bytes
+	mismatches               atomic.Int64
 }
 
-// Progress says how far it is. Job and Rate are the caller's to fill.
+func (m *Meter) begin(total int64, s Source) {
+	m.total.Store(total)
+	m.phase.Store(wire.PhaseImaging)
+	if s != nil {
+		m.source.Store(&s)
+	}
+}
+
+// Progress says how far it is: what is written, then what was read back, of
+// which much may have been while others were written. Job and Rate are the
+// caller's to fill.
 func (m *Meter) Progress() wire.Progress {
-	p := wire.Progress{Total: m.total.Load(), Fetched: m.fetched.Load(), Retries: int(m.retries.Load())}
+	p := wire.Progress{Total: m.total.Load()}
+	if s := m.source.Load(); s != nil {
+		stats := (*s).Stats()
+		p.Fetched, p.Retries = stats.Fetched, stats.Retries
+	}
 	p.Phase, _ = m.phase.Load().(wire.Phase)
 	switch p.Phase {
 	case wire.PhaseVerifying:

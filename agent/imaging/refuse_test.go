@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"refurb/agent/wire"
 	"refurb/images"
@@ -32,19 +29,6 @@ func TestRefused(t *testing.T) {
 		{"nothing that could grow", func(p *picture, d *memory, j *Job) { p.m.Grow = 3 }, "partition 3", "made again"},
 		{"something behind what grows", func(p *picture, d *memory, j *Job) { p.m.Grow = 1 }, "partition 2 lies behind", "made again"},
 		{"frame 0 is damaged on the appliance", func(p *picture, d *memory, j *Job) { p.frames[99]++ }, "image on the appliance is damaged: frame 0", "import it again"},
-		{"image gone", func(p *picture, d *memory, j *Job) { j.FramesURL += "/gone" }, "404", "choose the image"},
-		{"image cut off", func(p *picture, d *memory, j *Job) { p.frames = p.frames[:p.m.Frames[0].Length/2] }, "damaged: its frames end too early", "import it again"},
-		{"image empty", func(p *picture, d *memory, j *Job) { p.frames = nil }, "damaged: its frames end too early", "import it again"},
-		{"ranges ignored", func(p *picture, d *memory, j *Job) {
-			j.FramesURL = strings.Replace(j.FramesURL, "/frames", "/whole", 1)
-		}, "another part of the image", "coordinator"},
-		{"redirected", func(p *picture, d *memory, j *Job) {
-			j.FramesURL = strings.Replace(j.FramesURL, "/frames", "/moved", 1)
-		}, "another part of the image", "coordinator"},
-		{"no appliance", func(p *picture, d *memory, j *Job) {
-			j.FramesURL = "http://127.0.0.1:9/"
-			j.Patience = 300 * time.Millisecond
-		}, "no byte of the image", "cable"},
 		{"may not start", func(p *picture, d *memory, j *Job) {
 			j.Started = func(context.Context) error { return &wire.Error{Message: "not approved", Next: "approve it"} }
 		}, "not approved", "approve it"},
@@ -52,15 +36,7 @@ func TestRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := paint(t, 1, 5<<20, 512)
 			d := newMemory(12<<20, 512)
-			j := p.job("")
-			url := p.serve(t, func(h http.Handler) http.Handler {
-				mux := http.NewServeMux()
-				mux.Handle("/frames", h)
-				mux.HandleFunc("/whole", func(w http.ResponseWriter, r *http.Request) { r.Header.Del("Range"); h.ServeHTTP(w, r) })
-				mux.Handle("/moved", http.RedirectHandler("/frames", http.StatusFound))
-				return mux
-			})
-			j.FramesURL = url + "/frames"
+			j := p.job(t)
 			c.change(p, d, &j)
 			j.Manifest = p.m
 			out, table := Write(t.Context(), d, j, new(Meter))
@@ -82,43 +58,16 @@ func TestDamagedFrame(t *testing.T) {
 	p.frames[last.Offset+last.Length/2] ^= 1
 	d := newMemory(32<<20, 512)
 	m := new(Meter)
-	out, _ := Write(t.Context(), d, p.job(p.serve(t, nil)), m)
-	if out.Result != wire.Failed || !strings.Contains(out.Cause, "the image on the appliance is damaged: frame 4") || out.Retries != maxRefetch {
+	out, _ := Write(t.Context(), d, p.job(t), m)
+	if out.Result != wire.Failed || !strings.Contains(out.Cause, "the image on the appliance is damaged: frame 4") || out.Retries != 4 {
 		t.Fatalf("%+v", out)
 	}
 	judge(t, p, d, Job{}, out, false)
 }
 
-// A connection that breaks goes on where it stopped: no byte travels twice.
-func TestResume(t *testing.T) {
-	p := paint(t, 0, 17<<20, 512)
-	var n atomic.Int64
-	url := p.serve(t, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if k := n.Add(1); k%2 == 1 {
-				w.(http.Flusher).Flush()
-				h.ServeHTTP(&limited{ResponseWriter: w, left: int(1000 * k)}, r)
-				panic(http.ErrAbortHandler)
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
-	d := newMemory(32<<20, 512)
-	j := p.job(url)
-	out, _ := Write(t.Context(), d, j, new(Meter))
-	judge(t, p, d, j, out, false)
-	if out.Result != wire.Done || out.Retries == 0 {
-		t.Fatalf("%+v", out)
-	}
-	if extra := out.Fetched - p.m.Compressed(); extra != 0 {
-		t.Fatalf("%d bytes travelled twice", extra)
-	}
-}
-
 // A stop at any operation of the disk ends as failed with the reason.
 func TestStopAnywhere(t *testing.T) {
 	p := paint(t, 3, 5<<20, 512)
-	url := p.serve(t, nil)
 	run := func(stopAt int) (*memory, wire.Outcome) {
 		ctx, stop := context.WithCancelCause(t.Context())
 		defer stop(nil)
@@ -129,7 +78,7 @@ func TestStopAnywhere(t *testing.T) {
 			}
 			return honest
 		}
-		out, _ := Write(ctx, d, p.job(url), new(Meter))
+		out, _ := Write(ctx, d, p.job(t), new(Meter))
 		judge(t, p, d, Job{}, out, stopAt > 0)
 		return d, out
 	}
@@ -141,7 +90,7 @@ func TestStopAnywhere(t *testing.T) {
 	}
 	for _, phase := range []string{"started", "verifying"} {
 		ctx, stop := context.WithCancelCause(t.Context())
-		j := p.job(url)
+		j := p.job(t)
 		hook := func(ctx context.Context) error { stop(errors.New("stopped by Ana")); return nil }
 		if phase == "started" {
 			j.Started = hook
@@ -174,7 +123,7 @@ func TestStopAndNotUnsealed(t *testing.T) {
 		}
 		return honest
 	}
-	out, _ := Write(ctx, d, p.job(p.serve(t, nil)), new(Meter))
+	out, _ := Write(ctx, d, p.job(t), new(Meter))
 	if out.Result != wire.Failed || !strings.Contains(out.Cause, "stopped by Ana") || !strings.Contains(out.Cause, "unbootable") || !strings.Contains(out.Next, "take the disk out") {
 		t.Fatalf("%+v", out)
 	}
@@ -187,7 +136,7 @@ func TestSlotsInOneBlock(t *testing.T) {
 		p.m.Slots = append(p.m.Slots, images.Slot{Name: "checkin", Offset: 9<<19 + 512 + i*2048, Length: 2048})
 	}
 	d := newMemory(12<<20, 4096)
-	job := p.job(p.serve(t, nil))
+	job := p.job(t)
 	job.Slots = map[string][]byte{"checkin": []byte("{}")}
 	out, _ := Write(t.Context(), d, job, new(Meter))
 	judge(t, p, d, job, out, false)
@@ -201,7 +150,6 @@ func TestSlotsInOneBlock(t *testing.T) {
 // A disk that is smaller than it says (a fake one, or one that is dying).
 func TestShrinkingDisk(t *testing.T) {
 	p := paint(t, 2, 9<<20, 512)
-	url := p.serve(t, nil)
 	for _, real := range []int64{2 << 20, 6 << 20, 10 << 20} {
 		d := newMemory(12<<20, 512)
 		d.fault = func(n int, op string, off, length int64) trick {
@@ -210,49 +158,12 @@ func TestShrinkingDisk(t *testing.T) {
 			}
 			return honest
 		}
-		out, _ := Write(t.Context(), d, p.job(url), new(Meter))
+		out, _ := Write(t.Context(), d, p.job(t), new(Meter))
 		judge(t, p, d, Job{}, out, false)
 		if out.Result != wire.Failed || !strings.Contains(out.Cause, "no space left") || !strings.Contains(out.Next, "another disk") {
 			t.Fatalf("%+v", out)
 		}
 	}
-	// One that wraps round: what is written at the end lands at the start.
-	d := newMemory(12<<20, 512)
-	wrap := &wrapping{d, 8 << 20}
-	out, _ := Write(t.Context(), wrap, p.job(url), new(Meter))
-	if out.Result != wire.Failed {
-		t.Fatalf("%+v", out)
-	}
-}
-
-// wrapping keeps only the first bytes and repeats them, as fake sticks do.
-type wrapping struct {
-	*memory
-	real int64
-}
-
-func (w *wrapping) ReadAt(p []byte, off int64) (int, error) {
-	return w.fold(p, off, w.memory.ReadAt)
-}
-func (w *wrapping) WriteAt(p []byte, off int64) (int, error) {
-	return w.fold(p, off, w.memory.WriteAt)
-}
-
-func (w *wrapping) Zero(off, n int64) error {
-	_, err := w.WriteAt(make([]byte, n), off)
-	return err
-}
-
-func (w *wrapping) fold(p []byte, off int64, do func([]byte, int64) (int, error)) (int, error) {
-	for done := 0; done < len(p); {
-		at := (off + int64(done)) % w.real
-		n := min(int64(len(p)-done), w.real-at)
-		if _, err := do(p[done:done+int(n)], at); err != nil {
-			return done, err
-		}
-		done += int(n)
-	}
-	return len(p), nil
 }
 
 // An image without a partition table, smaller than the head or as large as can
@@ -266,7 +177,7 @@ func TestOddImages(t *testing.T) {
 			p := &picture{raw: bytes.Repeat([]byte("x"), int(size))}
 			p.pack(t, 512)
 			d := newMemory(size+room, 512)
-			j := p.job(p.serve(t, nil))
+			j := p.job(t)
 			out, _ := Write(t.Context(), d, j, new(Meter))
 			mustDone(t, out, size)
 			if !bytes.Equal(d.data[:size], p.raw) || len(d.wrong) > 0 {
@@ -279,7 +190,7 @@ func TestOddImages(t *testing.T) {
 func TestProgressIsExact(t *testing.T) {
 	p := paint(t, 5, 5<<20, 512)
 	m := new(Meter)
-	j := p.job(p.serve(t, nil))
+	j := p.job(t)
 	var at []wire.Progress
 	j.Started = func(context.Context) error { at = append(at, m.Progress()); return nil }
 	j.Verifying = j.Started

@@ -41,7 +41,7 @@ func loop(t *testing.T, size int64, block int) (path, file string) {
 	return path, file
 }
 
-// A real image goes by real HTTP onto a real block device, and what the device
+// A real image goes onto a real block device, and what the device
 // holds afterwards is looked at through its file.
 func TestLoopDevice(t *testing.T) {
 	for _, c := range []struct {
@@ -66,7 +66,7 @@ func TestLoopDevice(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			job := p.job(p.serve(t, nil))
+			job := p.job(t)
 			job.Slots = map[string][]byte{"checkin": []byte(`{"token":"x"}`)}
 			out, table := Write(t.Context(), d, job, new(Meter))
 			if err := d.Close(); err != nil {
@@ -107,15 +107,14 @@ func TestLoopDevice(t *testing.T) {
 	}
 }
 
-// Everything but the disk itself: fetch, decode, check, and the copy of a disk
+// Everything but network and disk: decode, check, and the copy of a disk
 // in memory, then reading back.
 func BenchmarkWrite(b *testing.B) {
 	p := paint(b, 7, 128<<20, 512)
-	url := p.serve(b, nil)
 	b.SetBytes(p.m.Bytes)
 	for b.Loop() {
 		d := newMemory(p.m.Bytes, 512)
-		if out, _ := Write(b.Context(), d, p.job(url), new(Meter)); out.Result != wire.Done {
+		if out, _ := Write(b.Context(), d, p.job(b), new(Meter)); out.Result != wire.Done {
 			b.Fatal(out)
 		}
 	}

@@ -1,0 +1,65 @@
+package imaging
+
+import (
+	"context"
+	"slices"
+
+	"refurb/images"
+)
+
+// Found reads from dev the frames that an earlier attempt claims to have
+// written there (bitmap as in wire.Share.Claims) and says which of them are what
+// they should be; nil when none is. Claims are not trusted: a wrong one costs
+// time. What the meter counts goes on in Write. Nothing is written.
+//
+// A disk without the marks of this image in its last MiB has nothing to be
+// found: nobody knows what became of it since.
+func Found(ctx context.Context, dev Device, m *images.Manifest, claims []byte, rotational bool, meter *Meter) ([]bool, error) {
+	n := len(m.Frames)
+	if len(claims) != (n+7)/8 || m.Block != dev.Block() || m.Bytes > dev.Size() {
+		return nil, nil
+	}
+	meter.begin(m.Bytes, nil)
+	l := lay(m, dev.Size())
+	if ok, err := marked(dev, l); err != nil || !ok || l.tailAt >= l.size {
+		return nil, nil
+	}
+	var list []int
+	for i := range n {
+		if claims[i/8]>>(i%8)&1 == 1 && !l.late(i) {
+			list = append(list, i)
+		}
+	}
+	found := make([]bool, n)
+	look := reading{dev: dev, layout: l, list: list, inTurn: rotational}
+	err := look.all(ctx, func(i int, b []byte, err error) error {
+		if err == nil && m.Check(i, b) == nil { // one that can't be read will be written again
+			found[i] = true
+			meter.written.Add(int64(len(b)))
+		}
+		return nil
+	})
+	if err != nil || !slices.Contains(found, true) {
+		return nil, err
+	}
+	return found, nil
+}
+
+// resumed says that something was found.
+func (w *writer) resumed() bool { return slices.Contains(w.Found, true) }
+
+// resume counts what was found as written and, but for what will be read once
+// more, as read back.
+func (w *writer) resume() {
+	var written, readBack int64
+	for i, s := range w.ledger.state {
+		if s >= flushed {
+			written += int64(w.m.RawLength(i))
+		}
+		if s == matched {
+			readBack += int64(w.m.RawLength(i))
+		}
+	}
+	w.meter.written.Store(written)
+	w.meter.readBack.Store(readBack)
+}
