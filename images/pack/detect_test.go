@@ -63,6 +63,7 @@ func TestDetectMBR(t *testing.T) {
 
 // TestDetectGPT uses tables that sgdisk wrote.
 func TestDetectGPT(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		args  []string

@@ -73,8 +73,8 @@ func makeDisk(t testing.TB, dir string, block int, seed byte) string {
 	put(1<<20, data[:100<<10])
 	put(4*images.FrameSize-50000, data[:150000]) // over a frame's edge
 	put(5*images.FrameSize, make([]byte, images.FrameSize))
-	put(6*images.FrameSize, data)
-	r.Read(data)
+	put(6*images.FrameSize, data[:1<<20])
+	r.Read(data[:65536])
 	put(8*images.FrameSize, bytes.Repeat(data[:65536], 64))
 	slot := make([]byte, images.SlotSize)
 	copy(slot, images.SlotMark+"checkin\n")
@@ -154,6 +154,7 @@ func write(t testing.TB, path string, b []byte) string {
 func TestRaw(t *testing.T) {
 	for _, block := range []int{512, 4096} {
 		t.Run(fmt.Sprint(block), func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			path := makeDisk(t, dir, block, 1)
 			var calls [][2]int64
@@ -200,11 +201,13 @@ func TestRaw(t *testing.T) {
 
 // TestFormats imports one disk in every form and expects one root.
 func TestFormats(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := makeDisk(t, dir, 512, 2)
 	d := openDepot(t, dir+"/images")
 	want := importFile(t, d, path, Options{})
 	_, raw := content(t, dir+"/images", want)
+	frames := read(t, filepath.Join(dir, "images", want, "frames"))
 	qemu := func(args ...string) string {
 		out := filepath.Join(dir, fmt.Sprintf("%x.q", images.Sum([]byte(strings.Join(args, " ")))))
 		run(t, "qemu-img", append(append([]string{"convert", "-f", "raw", "-O", "qcow2"}, args...), path, out)...)
@@ -242,10 +245,13 @@ func TestFormats(t *testing.T) {
 		{packed(v2, "zstd", "-1", "--long=27"), "qcow2.zst"},
 	} {
 		t.Run(c.format+filepath.Ext(c.path), func(t *testing.T) {
+			t.Parallel()
 			s := load(t, c.path)
 			if s.Format != c.format {
 				t.Errorf("format %s, want %s", s.Format, c.format)
 			}
+			dir := t.TempDir()
+			d := openDepot(t, dir+"/images")
 			root, err := Import(t.Context(), s, Options{}, d)
 			if err != nil {
 				t.Fatal(err)
@@ -259,29 +265,52 @@ func TestFormats(t *testing.T) {
 				}
 				t.Errorf("%d bytes of %d, otherwise equal", len(got), len(raw))
 			}
+			if !bytes.Equal(read(t, filepath.Join(dir, "images", want, "frames")), frames) {
+				t.Error("the same disk gives other frames in this form")
+			}
+			if left, _ := os.ReadDir(dir + "/images"); len(left) != 1 {
+				t.Errorf("left %v", left)
+			}
 		})
-	}
-	if left, _ := os.ReadDir(dir + "/images"); len(left) != 1 {
-		t.Errorf("left %v", left)
 	}
 }
 
+// TestSameFramesWithOneCoreAndMany packs one disk with several numbers of cores,
+// also with another number after an interruption.
 func TestSameFramesWithOneCoreAndMany(t *testing.T) {
 	dir := t.TempDir()
 	path := makeDisk(t, dir, 512, 3)
-	var all [][]byte
-	for _, n := range []int{1, 2, 5} {
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
-		sub := fmt.Sprintf("%s/images%d", dir, n)
-		root := importFile(t, openDepot(t, sub), path, Options{})
-		all = append(all, append([]byte(root), read(t, sub+"/"+root+"/frames")...))
-	}
-	if !bytes.Equal(all[0], all[1]) || !bytes.Equal(all[0], all[2]) {
-		t.Error("frames depend on the number of cores")
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	want, frames := "", []byte(nil)
+	for i, cores := range [][]int{{1}, {2}, {5}, {5, 1}, {1, 3}} {
+		sub := fmt.Sprintf("%s/images%d", dir, i)
+		d := openDepot(t, sub)
+		for _, n := range cores[:len(cores)-1] {
+			runtime.GOMAXPROCS(n)
+			ctx, cancel := context.WithCancel(t.Context())
+			if _, err := Import(ctx, load(t, path), Options{Progress: func(done, total int64) {
+				if done > total/2 {
+					cancel()
+				}
+			}}, d); !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			cancel()
+		}
+		runtime.GOMAXPROCS(cores[len(cores)-1])
+		root := importFile(t, d, path, Options{})
+		got := read(t, sub+"/"+root+"/frames")
+		if want == "" {
+			want, frames = root, got
+		}
+		if root != want || !bytes.Equal(got, frames) {
+			t.Errorf("other frames with %v cores than with one", cores)
+		}
 	}
 }
 
 func TestName(t *testing.T) {
+	t.Parallel()
 	for path, want := range map[string]string{
 		"/a/debian-13.img.xz": "debian-13", "/a/x.qcow2.gz": "x", "/a/x.tar": "x.tar", "/a/Käse.raw": "Käse",
 		"/a/a\x1bb\xff.img": "a-b-", "/a/.img": ".img", "/a/" + strings.Repeat("ä", 100): strings.Repeat("ä", 64),
@@ -313,6 +342,7 @@ func refuses(t *testing.T, path, want string, o Options) {
 }
 
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	good := makeDisk(t, dir, 512, 4)
 	raw := read(t, good)
@@ -379,6 +409,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestForce(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := write(t, dir+"/x", bytes.Repeat([]byte("no disk\n"), 4096))
 	d := openDepot(t, dir+"/images")
@@ -391,7 +422,8 @@ func TestForce(t *testing.T) {
 // TestTruncated cuts compressed images everywhere: none may become a shorter
 // image. The disk inside has no partition table that would betray it.
 func TestTruncated(t *testing.T) {
-	raw := make([]byte, 3<<20)
+	t.Parallel()
+	raw := make([]byte, 768<<10)
 	r := rand.NewChaCha8([32]byte{9})
 	for i := 0; i < len(raw); i += 8192 {
 		r.Read(raw[i : i+100])
@@ -404,8 +436,8 @@ func TestTruncated(t *testing.T) {
 	w.Write(raw)
 	w.Close()
 	enc, _ := zstd.NewWriter(nil)
-	run(t, "sh", "-c", "xz -0 --block-size=512KiB < "+path+" > "+dir+"/x.xz")
-	run(t, "sh", "-c", "head -c 1M "+path+" | xz -0 > "+dir+"/two.xz; tail -c +1048577 "+path+" | xz -0 >> "+dir+"/two.xz; printf '\\0\\0\\0\\0' >> "+dir+"/two.xz")
+	run(t, "sh", "-c", "xz -0 --block-size=128KiB < "+path+" > "+dir+"/x.xz")
+	run(t, "sh", "-c", "head -c 256k "+path+" | xz -0 > "+dir+"/two.xz; tail -c +262145 "+path+" | xz -0 >> "+dir+"/two.xz; printf '\\0\\0\\0\\0' >> "+dir+"/two.xz")
 	d := openDepot(t, dir+"/images")
 	want := importFile(t, d, path, Options{})
 	for name, whole := range map[string][]byte{"gz": gz.Bytes(), "zst": enc.EncodeAll(raw, nil), "xz": read(t, dir+"/x.xz"), "two.xz": read(t, dir+"/two.xz")} {
@@ -455,6 +487,7 @@ func TestTruncated(t *testing.T) {
 }
 
 func TestChangedSource(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := makeDisk(t, dir, 512, 5)
 	d := openDepot(t, dir+"/images")
@@ -474,6 +507,7 @@ func TestChangedSource(t *testing.T) {
 }
 
 func TestBusy(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := makeDisk(t, dir, 512, 6)
 	d := openDepot(t, dir+"/images")
