@@ -42,9 +42,14 @@ func (x *Exchange) fetches(ctx context.Context) {
 	trouble := trouble{patience: x.cfg.Patience}
 	tick := time.NewTicker(idle)
 	defer tick.Stop()
+	fetched := false
 	for ctx.Err() == nil {
 		list, running, release := x.span(ctx)
 		if len(list) == 0 {
+			if fetched {
+				fetched = false
+				x.poke() // others may be waiting for their turn
+			}
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
@@ -54,6 +59,7 @@ func (x *Exchange) fetches(ctx context.Context) {
 		err := x.depot.fetch(running, list, trouble.over)
 		withdrawn := running.Err() != nil
 		release()
+		fetched = true
 		if err == nil || withdrawn {
 			continue
 		}

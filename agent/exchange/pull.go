@@ -19,11 +19,13 @@ const (
 	silence    = time.Second            // five signs of life that didn't come
 	connecting = 2 * time.Second        // to be connected and answered
 	pauseRead  = 4 * time.Millisecond   // what trickles in is gathered, not passed on byte by byte
+	newcomer   = time.Second            // that a source may take to learn of this PC
 	pauseTry   = 500 * time.Millisecond // before the same source is asked again
 )
 
 var (
 	errSilent = errors.New("it fell silent")
+	errNotYet = errors.New("it doesn't serve this PC")
 	errWrong  = errors.New("it sends wrong bytes")
 )
 
@@ -55,8 +57,16 @@ func (x *Exchange) follow(ctx context.Context, w wire.Source, stripe, stripes in
 	s := &source{x: x, wire: w, stripe: stripe, stripes: stripes, cancel: cancel, done: make(chan struct{}), promises: true, said: map[int]bool{}, spoilt: map[int]bool{}}
 	go func() {
 		defer close(s.done)
-		for ctx.Err() == nil {
+		for since := time.Now(); ctx.Err() == nil; {
 			err := s.pull(ctx)
+			// Both sides' orders are on their way at the same time.
+			if errors.Is(err, errNotYet) && time.Since(since) < newcomer {
+				select {
+				case <-time.After(newcomer / 10):
+				case <-ctx.Done():
+				}
+				continue
+			}
 			s.set(false)
 			if ctx.Err() != nil {
 				return
@@ -126,6 +136,9 @@ func (s *source) pull(ctx context.Context) error {
 		return because(ctx, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusServiceUnavailable {
+		return fmt.Errorf("%w: %s", errNotYet, resp.Status)
+	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("it answered %s", resp.Status)
 	}

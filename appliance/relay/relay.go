@@ -2,7 +2,7 @@
 // of PCs takes hardly longer than one of them, and the appliance sends each
 // frame about once.
 //
-// It is pure: no I/O, no goroutines and no clock of its own. A PC says once a
+// It is pure: no I/O, no goroutines and no clock of its own. A PC says twice a
 // second how it is (Status) and is told what to do (Order). What was said is
 // kept as facts; everything else is computed from them.
 //
@@ -38,7 +38,7 @@
 //
 // # Facts against a member
 //
-//   - silence: no Status for Config.Silent, or for 2 s and a complaint: out of
+//   - silence: no Status for Config.Silent, or for 1.5 s and a complaint: out of
 //     the line until it is heard of again. Seconds in which nobody at all was
 //     heard of are the network's, not the members'.
 //   - one PC complains twice in 10 s: never again that PC's source.
@@ -63,10 +63,10 @@ const (
 	MaxFew     = 8    // the same, when each lacks at most few frames
 
 	few      = 4
-	maxText  = 128              // bytes of an ID or an image root
-	maxURL   = 256              // bytes
-	doubtful = 2 * time.Second  // not heard of for so long, and somebody complains
-	memory   = 10 * time.Second // how long a complaint counts; nobody moves twice in it
+	maxText  = 128                     // bytes of an ID or an image root
+	maxURL   = 256                     // bytes
+	doubtful = 1500 * time.Millisecond // not heard of for so long, and somebody complains
+	memory   = 10 * time.Second        // how long a complaint counts; nobody moves twice in it
 	sweep    = 250 * time.Millisecond
 )
 
