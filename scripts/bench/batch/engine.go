@@ -266,12 +266,11 @@ func (e *engine) share(p *peer) {
 func (e *engine) later(p *peer) {
 	p.words++
 	p.pause = min(max(2*p.pause, e.Soonest), reportEvery)
-	if p.received == p.heard && p.doneAt == 0 {
-		p.pause = min(p.pause, starvedEvery)
+	d := p.pause - time.Duration(e.rnd.Int64N(int64(p.pause)/8))
+	if p.starved {
+		d = min(d, starvedEvery)
 	}
-	p.heard = p.received
-	jitter := time.Duration(e.rnd.Int64N(int64(p.pause) / 8))
-	e.after(p.pause-jitter, event{do: tick, peer: p, frame: int32(p.words)})
+	e.after(d, event{do: tick, peer: p, frame: int32(p.words)})
 }
 
 // obey follows an order: streams that stay the same go on.
@@ -288,6 +287,10 @@ func (e *engine) obey(p *peer, o *relay.Order) {
 		return a.ID == b.ID && a.Patient == b.Patient
 	})
 	p.order = *o
+	// Nobody brings anything, so the next answer is the only hope.
+	if p.starved = !o.Depot && p.missing > 0 && p.have+p.missing == e.Frames; p.starved {
+		e.later(p)
+	}
 	if !same {
 		in := make([]*stream, len(o.Sources))
 		for i, s := range slices.Clone(p.in) {
@@ -348,6 +351,7 @@ func (e *engine) powerCut(p *peer) {
 // What agent/exchange waits for.
 const (
 	reportEvery  = 500 * time.Millisecond
+	newsAfter    = 500 * time.Millisecond // after an order that is new
 	starvedEvery = 200 * time.Millisecond
 	finishing    = 5 * time.Second // from the last frame until the job ends
 	silenceAfter = time.Second

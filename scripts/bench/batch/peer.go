@@ -51,10 +51,10 @@ type peer struct {
 	fetch *stream   // from the appliance
 
 	frames  []frame
-	shelf   []int32  // frames in memory, as they arrived
-	used    [2]int64 // bytes of frames with even and with odd numbers
-	backlog int64    // of used: not yet on the disk
-	full    bool     // something waits for memory
+	shelf   []int32 // frames in memory, as they arrived
+	used    int64
+	backlog int64 // of used: not yet on the disk
+	full    bool  // something waits for memory
 	have    int
 	stored  int
 	doneAt  int64
@@ -65,7 +65,8 @@ type peer struct {
 	reporting bool
 	words     int64         // reports so far
 	pause     time.Duration // until the next
-	heard     int64         // received when it made the last
+	starved   bool
+	missing   int // as it said last
 	troubles  []relay.Trouble
 	received  int64
 	fromPeers int64
@@ -99,7 +100,7 @@ func (p *peer) status(e *engine) relay.Status {
 			s.Missing++
 		}
 	}
-	p.troubles = nil
+	p.troubles, p.missing = nil, s.Missing
 	return s
 }
 
@@ -136,25 +137,16 @@ func (p *peer) needed(i int32) bool {
 // needs goes, then the starts of frames that broke off.
 func (e *engine) room(p *peer, i int32) bool {
 	n := int64(p.sizes[i])
-	fits := func() bool {
-		// Each stripe has its half: frames of one that wait for somebody's memory
-		// must not keep out those of the other, or two PCs that are each other's
-		// source would wait for each other for ever.
-		if len(p.order.Sources) == 2 && p.used[i%2]+n > p.spec.Memory/2 {
-			return false
-		}
-		return p.used[0]+p.used[1]+n <= p.spec.Memory
-	}
 	drop := func(what func(int32) bool) {
 		p.shelf = slices.DeleteFunc(p.shelf, func(j int32) bool {
-			if fits() || len(p.order.Sources) == 2 && (i-j)%2 != 0 || !what(j) {
+			if p.used+n <= p.spec.Memory || !what(j) {
 				return false
 			}
 			e.unbox(p, j)
 			return true
 		})
 	}
-	if !fits() {
+	if p.used+n > p.spec.Memory {
 		drop(func(j int32) bool {
 			f := &p.frames[j]
 			if f.state != good || !f.stored || p.needed(j) {
@@ -165,10 +157,10 @@ func (e *engine) room(p *peer, i int32) bool {
 		})
 		drop(func(j int32) bool { return p.frames[j].state == lacking })
 	}
-	if !fits() {
+	if p.used+n > p.spec.Memory {
 		return false
 	}
-	p.used[i%2] += n
+	p.used += n
 	p.backlog += n
 	p.frames[i].boxed = true
 	p.shelf = append(p.shelf, i)
@@ -178,7 +170,7 @@ func (e *engine) room(p *peer, i int32) bool {
 // unbox gives back the memory of frame i.
 func (e *engine) unbox(p *peer, i int32) {
 	f := &p.frames[i]
-	p.used[i%2] -= int64(p.sizes[i])
+	p.used -= int64(p.sizes[i])
 	if !f.stored {
 		p.backlog -= int64(p.sizes[i])
 	}

@@ -32,7 +32,7 @@ type Scenario struct {
 	Jitter  float64       // a link's rate is drawn for each frame from 1 ± Jitter; 0: 5 %, negative: none
 	Unicast bool          // no relay: everybody takes everything from the appliance
 	Relay   relay.Config
-	Soonest time.Duration // until a PC reports again after news, doubled up to 0.5 s; 0: 50 ms
+	Soonest time.Duration // until a PC reports again after news, doubled up to 0.5 s; 0: as agent/exchange does
 	Limit   time.Duration // when to give up; 0: a virtual day
 }
 
@@ -100,7 +100,7 @@ func (s *Scenario) defaults() error {
 		s.Latency = 300 * time.Microsecond
 	}
 	if s.Soonest == 0 {
-		s.Soonest = 50 * time.Millisecond
+		s.Soonest = newsAfter
 	}
 	if s.Limit == 0 {
 		s.Limit = 24 * time.Hour
