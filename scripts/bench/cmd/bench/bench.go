@@ -18,6 +18,7 @@ type bench struct {
 	dir      string // in memory
 	pc       string // the program that is a PC
 	memory   int    // MiB of frames that a PC may hold
+	streams  int    // connections of a PC to the appliance
 	lan      *lan
 	drives   []*drive
 	throttle *throttle

@@ -27,7 +27,7 @@ func own(name string, share bool) engine {
 	return engine{name: name, ours: true, line: func(b *bench, p *picture, i int) string {
 		args := []string{"exec", b.pc,
 			"-manifest", p.manifest, "-frames", server + "/images/" + p.root + "/frames",
-			"-disk", b.drives[i].path, "-job", fmt.Sprint("pc", i+1), "-memory", fmt.Sprint(b.memory)}
+			"-disk", b.drives[i].path, "-job", fmt.Sprint("pc", i+1), "-memory", fmt.Sprint(b.memory), "-streams", fmt.Sprint(b.streams)}
 		if share {
 			args = append(args, "-share", server+"/v1/share", "-listen", b.lan.pcs[i].ip+":0", "-mbit", fmt.Sprint(b.now.mbit))
 		}

@@ -47,16 +47,16 @@ func exit(err error) {
 }
 
 type options struct {
-	out, pc     string
-	runs        int
-	pcs         []int
-	full, zero  int
-	seed        uint64
-	mbit, fast  int // of the ports, batches and single PC
-	write, read int64
-	memory      int
-	only        string
-	anyway      bool
+	out, pc         string
+	runs            int
+	pcs             []int
+	full, zero      int
+	seed            uint64
+	mbit, fast      int // of the ports, batches and single PC
+	write, read     int64
+	memory, streams int
+	only            string
+	anyway          bool
 }
 
 func parse(args []string) (o options, err error) {
@@ -73,6 +73,7 @@ func parse(args []string) (o options, err error) {
 	fs.Int64Var(&o.write, "write", 150, "MB/s that a disk writes")
 	fs.Int64Var(&o.read, "read", 160, "MB/s that a disk reads")
 	fs.IntVar(&o.memory, "memory", 128, "MiB of frames that a PC holds: the budget of one with 2 GiB")
+	fs.IntVar(&o.streams, "streams", 8, "connections of one PC to the appliance: as many as the agent has with 2 GiB")
 	fs.StringVar(&o.only, "only", "", "only tests whose names contain one of these, comma-separated")
 	fs.BoolVar(&o.anyway, "anyway", false, "print figures although the machine was busy: for work on the bench itself")
 	if err := fs.Parse(args); err != nil {
@@ -111,7 +112,7 @@ func measure(ctx context.Context, o options) error {
 	if err := furnish(dir); err != nil {
 		return err
 	}
-	b := &bench{dir: dir, pc: o.pc, memory: o.memory, throttle: openThrottle(os.Getenv(inside)), rand: rand.New(rand.NewPCG(o.seed, 1))}
+	b := &bench{dir: dir, pc: o.pc, memory: o.memory, streams: o.streams, throttle: openThrottle(os.Getenv(inside)), rand: rand.New(rand.NewPCG(o.seed, 1))}
 	var err error
 	if b.lan, err = newLan(most); err != nil {
 		return err

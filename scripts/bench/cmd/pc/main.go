@@ -41,7 +41,7 @@ type report struct {
 
 type config struct {
 	manifest, frames, share, listen, disk, job, claims string
-	mbit, memory                                       int
+	mbit, memory, streams                              int
 }
 
 // As the agent has them on a PC.
@@ -61,6 +61,7 @@ func main() {
 	flag.StringVar(&c.claims, "claims", "", "file with the claims of an earlier attempt")
 	flag.IntVar(&c.mbit, "mbit", 0, "speed of the port")
 	flag.IntVar(&c.memory, "memory", 64, "MiB of frames")
+	flag.IntVar(&c.streams, "streams", 8, "connections to the appliance")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -92,7 +93,7 @@ func run(ctx context.Context, c config, r *report) error {
 		return err
 	}
 	defer dev.Close()
-	cfg := exchange.Config{Manifest: m, URL: c.frames, Memory: int64(c.memory) << 20, Job: c.job, Mbit: c.mbit}
+	cfg := exchange.Config{Manifest: m, URL: c.frames, Memory: int64(c.memory) << 20, Job: c.job, Mbit: c.mbit, Streams: c.streams}
 	if c.share != "" {
 		cfg.Share = func(ctx context.Context, s wire.Share) (wire.Order, error) { return share(ctx, c.share, s) }
 		if cfg.Listener, err = net.Listen("tcp", c.listen); err != nil {
@@ -103,7 +104,7 @@ func run(ctx context.Context, c config, r *report) error {
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return fmt.Errorf("nobody said go: %w", err)
 	}
-	return image(ctx, dev, m, c, cfg, r)
+	return image(ctx, dev, m, c.claims, cfg, r)
 }
 
 // share sends one word to the appliance.
