@@ -133,17 +133,9 @@ func notDone(err error) wire.Outcome {
 	return wire.Outcome{Result: wire.Failed, Phase: wire.PhaseImaging, Cause: cause, Next: orElse(next, "start this PC again from the network")}
 }
 
-// streams keeps PCs with little memory from needing much of it.
-func (j *job) streams() int {
-	n := j.plan.Image.Streams
-	if n <= 0 {
-		n = 8
-	}
-	if j.report.RAM.Bytes < 2<<30 {
-		n = min(n, 4)
-	}
-	return n
-}
+// streams is how many connections to the appliance there are. One fills a link
+// and brings the frames in their order, which is what other PCs need.
+func (j *job) streams() int { return max(j.plan.Image.Streams, 1) }
 
 // firmware makes the PC start from its disk. What goes wrong here is a warning:
 // the disk is good, and firmware finds it without our entry as well.

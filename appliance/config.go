@@ -29,7 +29,7 @@ type Config struct {
 	Agents    int           `toml:"agents"`     // port of the agents' API, TLS
 	Dashboard string        `toml:"dashboard"`  // address of the dashboard
 	LostAfter time.Duration `toml:"lost_after"` // silence after which a PC counts as lost
-	Streams   int           `toml:"streams"`    // parallel streams to one PC; 0: by its memory
+	Streams   int           `toml:"streams"`    // connections of one PC to the appliance; 0: one
 	Peers     bool          `toml:"peers"`      // PCs pass images on to each other
 
 	// TestPlainROM treats QEMU's BIOS ROM, which is iPXE, as a vendor's. Tests only.
@@ -83,8 +83,8 @@ func (c *Config) Check() error {
 	if c.LostAfter < 10*time.Second {
 		return fmt.Errorf("lost_after = %v: at least 10s, or a busy PC counts as lost", c.LostAfter)
 	}
-	if c.Streams < 0 || c.Streams > 32 {
-		return fmt.Errorf("streams = %d: 0 (by the PC's memory) to 32", c.Streams)
+	if c.Streams < 0 || c.Streams > 16 {
+		return fmt.Errorf("streams = %d: 0 (one) to 16", c.Streams)
 	}
 	for _, d := range c.DNS {
 		if a, err := netip.ParseAddr(d); err != nil || !a.Is4() {

@@ -15,6 +15,7 @@ const (
 	starved  = 200 * time.Millisecond // while nobody brings anything
 	soonest  = 120 * time.Millisecond // when something has happened
 	callTime = 10 * time.Second       // for its answer
+	alone    = 10 * time.Second       // refused for so long: the appliance arranges nothing
 	maxKept  = 16                     // troubles that are kept until they could be told
 	rateOver = 4                      // words over which the rate is taken
 )
@@ -32,6 +33,7 @@ func (x *Exchange) follows(ctx context.Context) {
 		rates rate
 		told  []byte // claims
 		since = time.Now()
+		start = since
 		last  int64
 		tick  = time.NewTicker(reports)
 	)
@@ -63,7 +65,7 @@ func (x *Exchange) follows(ctx context.Context) {
 			if share.Done && !order.Stay {
 				x.goodbye.Do(func() { close(x.leave) })
 			}
-		case errors.As(err, &refused) && share.Serial == 0:
+		case errors.As(err, &refused) && share.Serial == 0 && time.Since(start) > alone:
 			// An appliance that has no order for this PC leaves it to itself.
 			x.obey(ctx, wire.Order{Serial: 0, Depot: true})
 			x.keep(share.Trouble)

@@ -34,7 +34,7 @@ type Config struct {
 	Images    Images
 	BaseURL   func() (agentURL, httpURL string) // "https://10.77.0.1:8443", "http://10.77.0.1:8080"
 	LostAfter time.Duration                     // silence after which a job is lost; 0: 60 s
-	Streams   int                               // parallel streams to one PC; 0: the agent chooses
+	Streams   int                               // connections of one PC to the appliance; 0: one
 	Payload   map[string]string                 // which boot files are served, by name: origin and hash; for the log
 	PinB64    string                            // base64 of SHA-256 of the agent API's SPKI
 	Log       *slog.Logger

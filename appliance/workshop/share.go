@@ -60,7 +60,7 @@ func (r *Registry) Ended(jobs []string) (ended []string) {
 	now := r.cfg.Now()
 	for _, id := range jobs {
 		j := r.jobs[id]
-		if j == nil || r.newest(j.Device) != j || j.State != Imaging && j.State != Verifying && (j.State != Verified || !now.Before(j.Changed.Add(stayFor))) {
+		if j == nil || r.newest(j.Device) != j || j.State != Approved && j.State != Imaging && j.State != Verifying && (j.State != Verified || !now.Before(j.Changed.Add(stayFor))) {
 			ended = append(ended, id)
 		}
 	}
@@ -87,13 +87,15 @@ func (r *Registry) applySharing(c Change) {
 			delete(s.byToken, token)
 			switch state := j.stood(); {
 			case r.newest(j.Device) != j:
-			case state == Imaging || state == Verifying || state == Verified:
+			// The first frames are wanted before the first write.
+			case state == Approved || state == Imaging || state == Verifying || state == Verified:
 				v := &Sharer{
 					Job: j.ID, Device: j.Device, Number: r.devices[j.Device].Number, Image: j.Image,
 					Done: state == Verified, until: j.Changed.Add(stayFor),
 				}
 				v.Frames, v.claims = framesOf(j.Bytes)
 				v.key, v.claimable = j.claimKey()
+				v.claimable = v.claimable && state != Approved
 				s.byToken[token] = v
 			}
 		}

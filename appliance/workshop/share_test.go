@@ -72,7 +72,7 @@ func TestWhoMayShare(t *testing.T) {
 		no(p, workshop.Conflict) // held: no lot is open
 		h.lot(true)
 		p.poll()
-		no(p, workshop.Conflict) // it has no leave to write yet
+		yes(p, false) // it fetches the first frame before it writes
 		if err := p.send(wire.EventImaging, nil); err != nil {
 			t.Fatal(err)
 		}

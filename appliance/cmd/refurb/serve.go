@@ -24,7 +24,7 @@ type serveCmd struct {
 	Agents    int           `help:"Port of the agents' API (default 8443)."`
 	Dashboard string        `help:"Address of the dashboard (default :8000)."`
 	LostAfter time.Duration `help:"Silence after which a PC counts as lost (default 1m)."`
-	Streams   int           `help:"Parallel streams to one PC (default: by its memory)."`
+	Streams   int           `help:"Connections of one PC to the appliance (default: one, which fills a link)."`
 	Peers     *bool         `negatable:"" help:"PCs pass images on to each other (the default; --no-peers: all of it comes from the appliance)."`
 
 	TestPlainROM bool `hidden:"" name:"test-plain-rom"`
