@@ -292,7 +292,8 @@ func (s *shop) holds(disk string, p picture) {
 	}
 }
 
-// unbootable fails unless the disk's first MiB and last MiB are zero.
+// unbootable fails unless the disk's first MiB is zero and no partition table
+// stands in its last one, where a disk that is being written holds marks.
 func (s *shop) unbootable(disk string) {
 	s.Helper()
 	f, err := os.Open(disk)
@@ -300,13 +301,16 @@ func (s *shop) unbootable(disk string) {
 	defer f.Close()
 	st, err := f.Stat()
 	must(s, err)
-	for _, at := range []int64{0, st.Size() - 1<<20} {
-		b := make([]byte, 1<<20)
-		_, err := f.ReadAt(b, at)
-		must(s, err)
-		if len(bytes.Trim(b, "\x00")) != 0 {
-			s.Fatalf("%s: the MiB at %d isn't zero: this disk might start", disk, at)
-		}
+	b := make([]byte, 1<<20)
+	_, err = f.ReadAt(b, 0)
+	must(s, err)
+	if len(bytes.Trim(b, "\x00")) != 0 {
+		s.Fatalf("%s: the first MiB isn't zero: this disk might start", disk)
+	}
+	_, err = f.ReadAt(b, st.Size()-int64(len(b)))
+	must(s, err)
+	if bytes.Contains(b, []byte("EFI PART")) {
+		s.Fatalf("%s: the last MiB holds a partition table: this disk might start", disk)
 	}
 }
 
