@@ -2,7 +2,7 @@
 # What `make bench` runs: the benchmarks of single parts, the simulator, and the
 # lab. Figures go to standard output, everything else to standard error.
 # RUNS=1 for a quick look; BENCH="-pcs 1,4 -frames 50" for other flags of the
-# lab; DOCS=1 puts the picture into docs/images.
+# lab; DOCS=1 puts the pictures into docs/images.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=build/bench
@@ -38,15 +38,14 @@ CGO_ENABLED=0 $go build -trimpath -ldflags '-s -w' -o $out/pc ./scripts/bench/cm
 echo '# single parts'
 $go test -run '^$' -bench . -benchtime 300ms ./images/... ./agent/... | scripts/bench/lines.sh
 
-if [ -d scripts/bench/cmd/simulate ]; then
-  echo '# the simulator: the real scheduler in virtual time'
-  $go run ./scripts/bench/cmd/simulate -tsv $out/simulator.tsv || echo "# the simulator failed"
-fi
+echo '# the simulator: the real relay in virtual time'
+tsv=$out/simulator.tsv; [ -z "${DOCS:-}" ] || tsv=docs/images/simulator.tsv
+$go run ./scripts/bench/cmd/simulate -tsv $tsv || echo '# the simulator failed'
 
 $sudo env "PATH=$PWD/$out:$PATH:/usr/sbin:/sbin" $out/bench -out $out -pc $out/pc -runs "${RUNS:-5}" ${BENCH:-}
 
 if command -v gnuplot >/dev/null && grep -q '^refurb' $out/results.tsv; then
   gnuplot -e "in='$out/results.tsv'; out='$out/bench.svg'" scripts/bench/bench.gp 2>$out/gnuplot.log || say "no picture: $(tail -n 1 $out/gnuplot.log)"
-  [ -z "${DOCS:-}" ] || cp $out/bench.svg docs/images/bench.svg
+  if [ -n "${DOCS:-}" ]; then cp $out/bench.svg docs/images/bench.svg; gnuplot scripts/bench/simulator.gp; fi
 fi
 say "tables: $out/results.tsv and runs.tsv; picture: $out/bench.svg"

@@ -192,6 +192,8 @@ func tell(w io.Writer, o options, b *bench, tests []*test, all map[string][]resu
 	t.say("agent_rss_mib", "MiB", s, why)
 	s, why = t.of("resume", func(r result) float64 { return r.extra["refetch"] })
 	t.say("resume_refetch", "x", s, why)
+	s, why = t.of("resume", func(r result) float64 { return r.extra["unclaimed"] })
+	t.say("resume_refetch_unclaimed", "x", s, why)
 	t.say("import", "MB/s", over([]float64{float64(b.picture.content) / 1e6 / b.picture.importTime.Seconds()}))
 	t.loads(tests)
 	t.peers(b, tests)

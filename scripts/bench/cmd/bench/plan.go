@@ -172,12 +172,13 @@ func resume(ctx context.Context, l *live) error {
 	if err != nil {
 		return err
 	}
-	var lacking, there int64
+	var lacking, unclaimed int64
 	for k, i := range full {
-		if on[k] {
-			there++
-		} else {
+		if !on[k] {
 			lacking += m.Frames[i].Length
+		}
+		if i/8 >= len(h.Claims) || h.Claims[i/8]>>(i%8)&1 == 0 {
+			unclaimed += m.Frames[i].Length
 		}
 	}
 	claims := l.b.claims()
@@ -200,8 +201,8 @@ func resume(ctx context.Context, l *live) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	l.extra["on_disk"] = float64(there) / float64(len(full))
 	l.extra["refetch"] = float64(again.said.Fetched) / float64(lacking)
+	l.extra["unclaimed"] = float64(again.said.Fetched) / float64(unclaimed)
 	return nil
 }
 
