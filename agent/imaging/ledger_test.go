@@ -12,7 +12,7 @@ import (
 // other. Whatever happens, every frame is written once, nothing is read or
 // claimed that wasn't flushed, and all of it comes to an end.
 func TestLedger(t *testing.T) {
-	for seed := range uint64(300) {
+	for seed := uint64(0); seed < 300; seed += every {
 		r := rand.New(rand.NewPCG(seed, 7))
 		m := &images.Manifest{Block: 512, Bytes: int64(1+r.IntN(200))*images.FrameSize - int64(r.IntN(2))*512}
 		n := int(images.Count(m.Bytes))
@@ -93,8 +93,12 @@ func TestLedger(t *testing.T) {
 					g.match(done.frame)
 				}
 			}
+			if r.IntN(50) > 0 {
+				continue
+			}
+			claims := g.claims(1 << 20)
 			for i := range n {
-				if claimed(g.claims(1<<20), i) && (l.late(i) || !found[i] && flushes[i] == 0) {
+				if claimed(claims, i) && (l.late(i) || !found[i] && flushes[i] == 0) {
 					t.Fatalf("seed %d: frame %d is claimed", seed, i)
 				}
 			}

@@ -30,29 +30,27 @@ func TestSmallerThanItSays(t *testing.T) {
 				if real >= size || k%every > 0 {
 					continue
 				}
-				{
-					rotational := k%3 == 0
-					d := &smaller{newMemory(size, 512), real, wraps}
-					job := p.job(t)
-					job.flushBytes, job.Rotational = 1, rotational
-					out, _ := Write(t.Context(), d, job, new(Meter))
-					what := fmt.Sprintf("%d bytes that say they are %d, wraps %v, rotational %v: %+v", real, size, wraps, rotational, out)
-					if out.Result == wire.Done {
-						got := make([]byte, size)
-						d.ReadAt(got, 0)
-						if at := p.wrong(got, nil); real < p.m.Bytes || at >= 0 {
-							t.Fatalf("done, byte %d is wrong: %s", at, what)
-						}
-						gptOf(t, got, 512)
-						continue
+				rotational := k%3 == 0
+				d := &smaller{newMemory(size, 512), real, wraps}
+				job := p.job(t)
+				job.flushBytes, job.Rotational = 1, rotational
+				out, _ := Write(t.Context(), d, job, new(Meter))
+				what := fmt.Sprintf("%d bytes that say they are %d, wraps %v, rotational %v: %+v", real, size, wraps, rotational, out)
+				if out.Result == wire.Done {
+					got := make([]byte, size)
+					d.ReadAt(got, 0)
+					if at := p.wrong(got, nil); real < p.m.Bytes || at >= 0 {
+						t.Fatalf("done, byte %d is wrong: %s", at, what)
 					}
-					if real < p.m.Bytes && !strings.Contains(out.Cause, "isn't as large as it says") && !strings.Contains(out.Cause, "not what was written") {
-						t.Fatalf("no good reason: %s", what)
-					}
-					// A power of two shows at once, before any frame is written.
-					if wraps && real&(real-1) == 0 && real < p.m.Bytes && (!strings.Contains(out.Cause, "isn't as large as it says") || d.writes > 10) {
-						t.Fatalf("%d writes: %s", d.writes, what)
-					}
+					gptOf(t, got, 512)
+					continue
+				}
+				if real < p.m.Bytes && !strings.Contains(out.Cause, "isn't as large as it says") && !strings.Contains(out.Cause, "not what was written") {
+					t.Fatalf("no good reason: %s", what)
+				}
+				// A power of two shows at once, before any frame is written.
+				if wraps && real&(real-1) == 0 && real < p.m.Bytes && (!strings.Contains(out.Cause, "isn't as large as it says") || d.writes > 10) {
+					t.Fatalf("%d writes: %s", d.writes, what)
 				}
 			}
 		}
@@ -62,19 +60,19 @@ func TestSmallerThanItSays(t *testing.T) {
 // The first frames are read early, and then overwritten through a second
 // address.
 func TestOverwrittenAfterReading(t *testing.T) {
-	// 27 MiB that say they are 40: no two of the first marks are in one place, so
+	// 14.5 MiB that say they are 24: no two of the first marks are in one place, so
 	// only the head and the marks at the end can tell.
-	p := paintFull(t, 6, 40<<20)
-	d := &smaller{newMemory(40<<20, 512), 27 << 20, true}
+	p := paintFull(t, 6, 24<<20)
+	d := &smaller{newMemory(24<<20, 512), 29 << 19, true}
 	job := p.job(t)
 	job.flushBytes = 1
 	m := new(Meter)
-	waitFor(t, job, func() bool { return m.readBack.Load() >= 3*images.FrameSize })
+	waitFor(t, job, func() bool { return m.readBack.Load() >= images.FrameSize })
 	out, _ := Write(t.Context(), d, job, m)
 	if out.Result != wire.Failed || !strings.Contains(out.Cause, "isn't as large as it says") {
 		t.Fatalf("%+v", out)
 	}
-	if out.ReadBack < 3*images.FrameSize {
+	if out.ReadBack < images.FrameSize {
 		t.Fatalf("only %d bytes were read early: this test shows nothing", out.ReadBack)
 	}
 }
@@ -109,12 +107,12 @@ func waitFor(t *testing.T, job Job, ok func() bool) {
 // What was written and flushed is read back while the rest comes; the proof is
 // complete all the same, and progress never goes back within a phase.
 func TestReadsEarly(t *testing.T) {
-	p := paintFull(t, 6, 41<<20)
-	d := newMemory(48<<20, 512)
+	p := paintFull(t, 6, 25<<20)
+	d := newMemory(32<<20, 512)
 	job := p.job(t)
 	job.flushBytes = 1
 	m := new(Meter)
-	waitFor(t, job, func() bool { return m.readBack.Load() >= 4*images.FrameSize })
+	waitFor(t, job, func() bool { return m.readBack.Load() >= 2*images.FrameSize })
 	verifying := int64(-1)
 	job.Verifying = func(context.Context) error {
 		verifying = m.Progress().Done
@@ -126,7 +124,7 @@ func TestReadsEarly(t *testing.T) {
 	out, _ := Write(t.Context(), d, job, m)
 	judge(t, p, d, job, out, false)
 	mustDone(t, out, p.m.Bytes)
-	if verifying < 4*images.FrameSize || verifying > p.m.Bytes {
+	if verifying < 2*images.FrameSize || verifying > p.m.Bytes {
 		t.Errorf("when verifying began, %d bytes were read back", verifying)
 	}
 }
@@ -134,23 +132,23 @@ func TestReadsEarly(t *testing.T) {
 // A frame that was read early and is lost later is caught by the sample, which
 // takes all when they are few.
 func TestSampleCatches(t *testing.T) {
-	p := paintFull(t, 6, 41<<20)
-	d := newMemory(48<<20, 512)
+	p := paintFull(t, 6, 25<<20)
+	d := newMemory(32<<20, 512)
 	job := p.job(t)
 	job.flushBytes = 1
 	m := new(Meter)
-	waitFor(t, job, func() bool { return m.readBack.Load() >= 4*images.FrameSize })
+	waitFor(t, job, func() bool { return m.readBack.Load() >= 2*images.FrameSize })
 	job.Verifying = func(context.Context) error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		for i := 1; i < 9; i++ { // all that may have been read
+		for i := 1; i < 6; i++ { // all that may have been read
 			d.data[i*images.FrameSize+12345] ^= 1
 		}
 		return nil
 	}
 	out, _ := Write(t.Context(), d, job, m)
 	judge(t, p, d, job, out, false)
-	if out.Result != wire.Failed || out.Mismatches < 8 {
+	if out.Result != wire.Failed || out.Mismatches < 5 {
 		t.Fatalf("%+v", out)
 	}
 }
@@ -173,8 +171,8 @@ func TestSample(t *testing.T) {
 // A disk with a head that moves is written in its order, as far as frames come
 // so, and read in its order after that.
 func TestRotational(t *testing.T) {
-	p := paintFull(t, 6, 41<<20)
-	d := newMemory(48<<20, 512)
+	p := paintFull(t, 6, 25<<20)
+	d := newMemory(32<<20, 512)
 	job := p.job(t)
 	job.flushBytes, job.Rotational = 1, true
 	before := 0

@@ -121,7 +121,7 @@ func TestClaims(t *testing.T) {
 	p.m.Slots = []images.Slot{{Name: "checkin", Offset: 9 << 19, Length: images.SlotSize}}
 	n := len(p.m.Frames)
 	all := bytes.Repeat([]byte{0xff}, (n+7)/8)
-	for _, c := range []struct {
+	for k, c := range []struct {
 		name   string
 		claims func(true []byte) []byte
 		change func(d *memory)
@@ -158,10 +158,10 @@ func TestClaims(t *testing.T) {
 		}, nil},
 	} {
 		for _, rotational := range []bool{false, true} {
+			if every > 1 && (k%3 > 0 || rotational) {
+				continue
+			}
 			t.Run(c.name, func(t *testing.T) {
-				if every > 1 && rotational {
-					t.Skip("once is enough")
-				}
 				d, claims := unfinished(t, p, 32<<20)
 				claims = c.claims(claims)
 				if c.change != nil {
