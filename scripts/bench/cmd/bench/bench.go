@@ -27,8 +27,7 @@ type bench struct {
 	torrent  string
 	hook     string
 
-	now   conditions
-	other map[int]conditions // PCs that differ
+	now conditions
 }
 
 // conditions are the speeds of ports and disks.

@@ -194,7 +194,7 @@ func tell(w io.Writer, o options, b *bench, tests []*test, all map[string][]resu
 	t.say("resume_refetch", "x", s, why)
 	s, why = t.of("resume", func(r result) float64 { return r.extra["unclaimed"] })
 	t.say("resume_refetch_unclaimed", "x", s, why)
-	t.say("import", "MB/s", over([]float64{float64(b.picture.content) / 1e6 / b.picture.importTime.Seconds()}))
+	t.say("import_image", "MB/s", over([]float64{float64(b.picture.content) / 1e6 / b.picture.importTime.Seconds()}))
 	t.loads(tests)
 	t.peers(b, tests)
 	return errors.Join(writeRuns(o.out, tests, all), t.table(o.out, b, tests, alone.mid))
