@@ -173,6 +173,7 @@ type member struct {
 	taken    int       // samples so far
 	follows  float64   // frames per second that its disk surely follows
 	shown    time.Time // when
+	held     time.Time // when one behind it had its memory full
 	peak     int64     // bytes per second, the most it ever received
 
 	up      []*member // computed: one per stripe, or none
@@ -313,6 +314,9 @@ func (im *image) hear(now time.Time, m *member, s Status) {
 	m.Status, m.heard, m.grace = s, now, 0
 	im.due = im.due || m.want(now) != before
 	m.sample(now)
+	if s.Backlog > full {
+		m.holds(now)
+	}
 	im.best = max(im.best, s.Rate)
 	if m.URL == "" && m.mute == "" {
 		m.mute, im.stale = "it can't serve others", true

@@ -15,7 +15,8 @@ import (
 //     slower still, is moved on suspicion.
 //   - its source has frames for it, it has room, and yet it receives far less
 //     than that source once did: a slow hop. Its source is moved first. When it
-//     is as slow behind another, it is moved itself.
+//     is as slow behind another, it is moved itself. Not while somebody behind
+//     it has its memory full: then it is held back and not slow.
 //   - it receives nothing for stuck, although somebody has frames for it.
 const (
 	window = 1900 * time.Millisecond // at least so long, or it is no fact: three statuses
@@ -57,6 +58,16 @@ func (m *member) sample(now time.Time) {
 
 // ago is the i-th last sample.
 func (m *member) ago(i int) sample { return m.samples[(m.taken-1-i)%ring] }
+
+// holds notes that those before m have to wait for it, as its memory is full.
+func (m *member) holds(now time.Time) {
+	for steps := 0; !m.patient && len(m.up) > 0 && steps < MaxMembers; steps++ {
+		for _, u := range m.up {
+			u.held = now
+		}
+		m = m.up[0]
+	}
+}
 
 // over gives the frames per second and the mean rate over the last window, and
 // whether ok holds for each sample of it. None, when there is no window since
@@ -151,7 +162,7 @@ func (im *image) slowHop(now time.Time, m *member) bool {
 			last = first
 		}
 		n++
-		return s.backlog <= room && first >= behind
+		return s.backlog <= room && first >= behind && s.at.After(m.held)
 	})
 	if !all || last < first || rate*2*factor > float64(max(u.peak, m.peak)) {
 		return false

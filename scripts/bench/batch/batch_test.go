@@ -120,6 +120,26 @@ func TestSlowDisk(t *testing.T) {
 	misfortune(t, "has a disk 10 times slower", []int{0, 7}, func(p *PC) { p.Disk = 4.5 })
 }
 
+// Those before a PC with a full memory have to wait for it until it is moved.
+// That doesn't make them slow.
+func TestWhoWaitsForASlowDiskIsNotSlow(t *testing.T) {
+	for _, at := range []int{5, 9, 12} {
+		s := Scenario{Seed: 1, PCs: Group(16, PC{})}
+		s.PCs[at].Disk = 45
+		r := run(t, s)
+		for _, m := range r.View {
+			if (m.Slow != "") != (m.ID == r.PCs[at].ID) {
+				t.Errorf("%s is moved to the end, %q; it is %s that is slow", m.ID, m.Slow, r.PCs[at].ID)
+			}
+		}
+		for i, p := range r.PCs {
+			if i != at && p.Took > 12*time.Second {
+				t.Errorf("%s took %v because of %s", p.ID, p.Took, r.PCs[at].ID)
+			}
+		}
+	}
+}
+
 func TestLateJoiner(t *testing.T) {
 	misfortune(t, "comes late", []int{3}, func(p *PC) { p.Join = 30 * time.Second })
 	// A late one takes about as long as any, from when it came.
