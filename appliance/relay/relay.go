@@ -73,7 +73,7 @@ const (
 // Config may be empty.
 type Config struct {
 	Silent   time.Duration // a member not heard of for so long is gone; 0: 5 s
-	ChainMax int           // members in one chain; those beyond stand in trees; 0: 32
+	ChainMax int           // members in one chain; those beyond stand in trees; 0: 64
 	Linger   time.Duration // how long a PC that is done serves others; 0: 60 s
 	Key      func() string // of a new member; nil: random
 }
@@ -198,7 +198,10 @@ func New(c Config) *Relay {
 		c.Silent = 5 * time.Second
 	}
 	if c.ChainMax <= 0 {
-		c.ChainMax = 32
+		// By the simulator: of 64 in a chain the last is 2.7 % late, and of 200 PCs
+		// that start at once 1.033 times as late as one; with 32 in the chain
+		// it is 1.083, as more of them change their sources in the first second.
+		c.ChainMax = 64
 	}
 	if c.Linger <= 0 {
 		c.Linger = time.Minute

@@ -58,7 +58,7 @@ func TestABatchTakesHardlyLongerThanOne(t *testing.T) {
 	for _, c := range []struct {
 		n    int
 		most float64
-	}{{2, 1.01}, {8, 1.02}, {16, 1.03}, {33, 1.03}, {200, 1.10}} {
+	}{{2, 1.01}, {8, 1.02}, {16, 1.03}, {65, 1.04}, {200, 1.05}} {
 		s := Scenario{Seed: 1, PCs: Group(c.n, PC{})}
 		x := ratio(t, s)
 		if x > c.most {
