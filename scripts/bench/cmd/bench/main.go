@@ -73,7 +73,7 @@ func parse(args []string) (o options, err error) {
 	fs.Int64Var(&o.write, "write", 150, "MB/s that a disk writes")
 	fs.Int64Var(&o.read, "read", 160, "MB/s that a disk reads")
 	fs.IntVar(&o.memory, "memory", 128, "MiB of frames that a PC holds: the budget of one with 2 GiB")
-	fs.IntVar(&o.streams, "streams", 8, "connections of one PC to the appliance: as many as the agent has with 2 GiB")
+	fs.IntVar(&o.streams, "streams", 1, "connections of one PC to the appliance; the agent has one")
 	fs.StringVar(&o.only, "only", "", "only tests whose names contain one of these, comma-separated")
 	fs.BoolVar(&o.anyway, "anyway", false, "print figures although the machine was busy: for work on the bench itself")
 	if err := fs.Parse(args); err != nil {

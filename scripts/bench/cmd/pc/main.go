@@ -61,7 +61,7 @@ func main() {
 	flag.StringVar(&c.claims, "claims", "", "file with the claims of an earlier attempt")
 	flag.IntVar(&c.mbit, "mbit", 0, "speed of the port")
 	flag.IntVar(&c.memory, "memory", 64, "MiB of frames")
-	flag.IntVar(&c.streams, "streams", 8, "connections to the appliance")
+	flag.IntVar(&c.streams, "streams", 1, "connections to the appliance")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
