@@ -95,15 +95,33 @@ func (im *image) idle(now time.Time) []*member {
 }
 
 func (im *image) grant(now time.Time, hold []*member) {
+	dry := im.dry(now)
 	for _, m := range im.members {
+		had := m.depot
 		m.depot, m.waiting = slices.Contains(hold, m), false
+		if m.depot && !had {
+			m.progress = now // what it waited for its turn is not held against it
+		}
 		// Until it has given the depot back: a second one that comes and goes
 		// would help nobody.
-		m.crawls = m.depot && (m.crawls || now.Sub(m.since) > memory/2 && m.Rate*4 < im.best)
+		m.crawls = m.depot && (m.crawls || dry || now.Sub(m.since) > memory/2 && m.Rate*4 < im.best)
 	}
 	for m := range im.each {
 		m.waiting = m.lacks() > 0 && !m.depot && (m.needs(now) || slices.ContainsFunc(m.up, func(u *member) bool { return u.waiting }))
 	}
+}
+
+// dry says whether somebody has waited for the appliance for long and got nothing
+// from anybody. Whoever holds it may say what it likes: it doesn't hold it alone
+// any longer. Those who came late don't get here: while the head of a wave gets
+// frames, so do they.
+func (im *image) dry(now time.Time) bool {
+	for m := range im.each {
+		if !m.depot && m.needs(now) && m.Backlog <= full && now.Sub(m.progress) >= parched && now.Sub(m.heard) < doubtful {
+			return true
+		}
+	}
+	return false
 }
 
 // regroup lets those who miss frames stand in line anew when the appliance's

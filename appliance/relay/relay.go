@@ -157,18 +157,21 @@ type member struct {
 	heard time.Time // of its last Status; moved on by pauses that weren't its fault
 	grace time.Duration
 	found int // frames it had when it joined
+	most  int // frames it ever had: what comes and goes is no progress
 
 	block    *block // nil: out of the line
 	lane     lane
-	lost     bool // out of the line until it is heard of
-	retired  bool // done, and nobody profits from it
-	struck   bool // two PCs complained of it before
-	hopped   bool // its source was moved because it got little
+	lost     bool      // out of the line until it is heard of
+	retired  bool      // done, and nobody profits from it
+	struck   bool      // two PCs complained of it before
+	hopped   bool      // its source was moved because it got little
+	slowed   []*member // who was moved because it got little from this one, the head; at most two
 	mute     string
 	slow     string
 	moved    time.Time
 	doneAt   time.Time
-	progress time.Time // when Have grew last, or it got its sources
+	undone   time.Time // when it last was no longer done
+	progress time.Time // when it had more than ever, or it got its sources
 	samples  [ring]sample
 	taken    int       // samples so far
 	follows  float64   // frames per second that its disk surely follows
@@ -300,7 +303,7 @@ func (r *Relay) join(now time.Time, s Status) *member {
 	}
 	im.seq++
 	m := &member{
-		Status: s, key: r.cfg.Key(), seq: im.seq, found: s.Have, progress: now, mute: im.guilty[s.ID],
+		Status: s, key: r.cfg.Key(), seq: im.seq, found: s.Have, most: s.Have, progress: now, mute: im.guilty[s.ID],
 		past: map[string]time.Time{}, avoid: map[string]bool{}, blamed: map[string]time.Time{}, accused: map[string]bool{},
 	}
 	m.order.Serial = s.Serial // an appliance that was restarted must not count anew
@@ -310,10 +313,13 @@ func (r *Relay) join(now time.Time, s Status) *member {
 
 // hear takes in what m says.
 func (im *image) hear(now time.Time, m *member, s Status) {
-	if s.Have > m.Have {
-		m.progress = now
+	if s.Have > m.most {
+		m.most, m.progress = s.Have, now
 	}
 	before := m.want(now)
+	if !m.undone.IsZero() && now.Sub(m.undone) < memory {
+		s.Done = s.Done || m.Done // or it could leave and come back with every word
+	}
 	m.Status, m.heard, m.grace = s, now, 0
 	im.due = im.due || m.want(now) != before
 	m.sample(now)
@@ -328,7 +334,7 @@ func (im *image) hear(now time.Time, m *member, s Status) {
 	case s.Done && m.doneAt.IsZero():
 		m.doneAt = now
 	case !s.Done && !m.doneAt.IsZero(): // read back, and something was not right
-		m.doneAt, m.retired = time.Time{}, false
+		m.doneAt, m.retired, m.undone, m.progress = time.Time{}, false, now, now
 	}
 	m.lost = false
 	if m.block == nil && !m.retired {

@@ -15,18 +15,23 @@ import (
 //     slower still, is moved on suspicion.
 //   - its source has frames for it, it has room, and yet it receives far less
 //     than that source once did: a slow hop. Its source is moved first. When it
-//     is as slow behind another, it is moved itself. Not while somebody behind
+//     is as slow behind another, it is moved itself. So it is behind the head,
+//     which nobody else can replace; but when a third gets little from the same
+//     head, the head is the slow one, and the others come back. Not while somebody behind
 //     it has its memory full: then it is held back and not slow.
 //   - it receives nothing for stuck, although somebody has frames for it.
 const (
 	window = 1900 * time.Millisecond // at least so long, or it is no fact: three statuses
 	proof  = time.Minute             // so long counts what a disk has shown
 	stuck  = 10 * time.Second        // the same, for one that gets nothing at all
-	full   = 50                      // percent of memory
-	room   = 25                      // percent of memory: it could take more
-	factor = 1.25                    // faster than that is faster
-	behind = 8                       // frames between a hop's ends, more than are under way
-	ring   = 12                      // samples
+	// parched is how long one that gets nothing at all waits for its turn at the
+	// appliance, at most.
+	parched = 30 * time.Second
+	full    = 50   // percent of memory
+	room    = 25   // percent of memory: it could take more
+	factor  = 1.25 // faster than that is faster
+	behind  = 8    // frames between a hop's ends, more than are under way
+	ring    = 12   // samples
 )
 
 type sample struct {
@@ -167,14 +172,41 @@ func (im *image) slowHop(now time.Time, m *member) bool {
 	if !all || last < first || rate*2*factor > float64(max(u.peak, m.peak)) {
 		return false
 	}
-	if !m.hopped && u.movable(now) && len(u.up) > 0 {
-		m.hopped = true
-		m.past[u.ID] = now
-		im.move(now, u)
-	} else if (m.hopped || len(u.up) == 0) && m.movable(now) {
-		im.behindAll(now, m, "its network is slower than the others'")
+	switch {
+	case !m.hopped && len(u.up) > 0:
+		if u.movable(now) {
+			m.hopped = true
+			m.past[u.ID] = now
+			im.move(now, u)
+		}
+	case !m.movable(now):
+	case !m.hopped && (len(u.slowed) > 1 || len(u.slowed) == 1 && u.block.size() == 2):
+		if u.movable(now) {
+			im.behindAll(now, u, "what it sends comes slowly: look at its cable")
+			im.acquit(now, u.slowed)
+			u.slowed = nil
+		}
+	default:
+		if !m.hopped {
+			u.slowed = append(u.slowed, m)
+		}
+		im.behindAll(now, m, slowLink)
 	}
 	return true
+}
+
+const slowLink = "its network is slower than the others'"
+
+// acquit takes those back who were moved for getting little from a slow source.
+func (im *image) acquit(now time.Time, slowed []*member) {
+	for _, m := range slowed {
+		if im.members[m.ID] == m && m.slow == slowLink {
+			m.slow = ""
+			if m.block != nil {
+				im.move(now, m)
+			}
+		}
+	}
 }
 
 // haveAt is what m had at a time, between two of its samples.
