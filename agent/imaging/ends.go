@@ -47,10 +47,7 @@ func (w *writer) fits() error {
 // prepare gets the head and makes the table for this disk, so that an image
 // that can't be fitted is refused before the first write.
 func (w *writer) prepare(ctx context.Context) error {
-	w.pool = make(chan []byte, buffers)
-	for range buffers {
-		w.pool <- nil
-	}
+	w.pool = newPool()
 	w.head, w.end = disk.Buffer(int(w.headEnd)), make([]byte, w.m.Bytes-w.endAt)
 	w.reserve()
 	w.ledger = newLedger(w.layout, w.Found, w.ownBlocks, w.Rotational, w.flushBytes)

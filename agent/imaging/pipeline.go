@@ -35,7 +35,7 @@ func (w *writer) firstFrame(ctx context.Context) error {
 		return err
 	}
 	defer dec.Close()
-	raw, err := w.buffer(ctx)
+	raw, err := w.pool.take(ctx)
 	if err != nil {
 		return err
 	}
@@ -51,9 +51,9 @@ func (w *writer) firstFrame(ctx context.Context) error {
 			w.early = append(w.early, f)
 			continue
 		}
-		if got, ok := w.decode(dec, f, raw); ok {
+		if w.decode(dec, f, raw) {
 			w.ledger.take(0)
-			w.ledger.ready = append(w.ledger.ready, piece{0, got})
+			w.ledger.ready = append(w.ledger.ready, piece{0, raw})
 			return nil
 		}
 	}
@@ -68,10 +68,20 @@ func (w *writer) nextFrame(ctx context.Context) (exchange.Frame, error) {
 	return f, err
 }
 
-// buffer gives room for a raw frame; done takes it back.
-func (w *writer) buffer(ctx context.Context) ([]byte, error) {
+// pool is the memory for raw frames that are on their way. All of it is reused.
+type pool chan []byte
+
+func newPool() pool {
+	p := make(pool, buffers)
+	for range buffers {
+		p <- nil // made when it is needed
+	}
+	return p
+}
+
+func (p pool) take(ctx context.Context) ([]byte, error) {
 	select {
-	case b := <-w.pool:
+	case b := <-p:
 		if b == nil {
 			b = disk.Buffer(images.FrameSize)
 		}
@@ -81,19 +91,20 @@ func (w *writer) buffer(ctx context.Context) ([]byte, error) {
 	}
 }
 
-func (w *writer) done(b []byte) { w.pool <- b[:cap(b)] }
+// give takes b back: the whole of it, not what a decoder made of it.
+func (p pool) give(b []byte) { p <- b[:images.FrameSize] }
 
-// decode decodes and checks f into raw and keeps what is withheld of it.
-func (w *writer) decode(dec *images.Decoder, f exchange.Frame, raw []byte) ([]byte, bool) {
+// decode decodes f into raw, checks it, and keeps what is withheld of it.
+func (w *writer) decode(dec *images.Decoder, f exchange.Frame, raw []byte) bool {
 	got, err := dec.Decode(w.m, f.Index, f.Data, raw)
 	w.Source.Checked(f, err == nil)
 	if err != nil {
-		return nil, false
+		return false
 	}
 	at, _ := w.span(f.Index)
 	overlay(w.head, 0, got, at)
 	overlay(w.end, w.endAt, got, at)
-	return got, true
+	return true
 }
 
 // writeFrames receives, decodes, checks and writes everything that isn't
@@ -161,19 +172,19 @@ func (w *writer) decodeFrames(ctx context.Context, frames <-chan exchange.Frame)
 	}
 	defer dec.Close()
 	for f := range frames {
-		raw, err := w.buffer(ctx)
+		raw, err := w.pool.take(ctx)
 		if err != nil {
 			return err
 		}
-		got, ok := w.decode(dec, f, raw)
+		ok := w.decode(dec, f, raw)
 		w.mu.Lock()
 		if ok = ok && w.ledger.take(f.Index); ok {
-			w.ledger.ready = append(w.ledger.ready, piece{f.Index, got})
+			w.ledger.ready = append(w.ledger.ready, piece{f.Index, raw})
 			w.wake.Signal()
 		}
 		w.mu.Unlock()
 		if !ok {
-			w.done(raw)
+			w.pool.give(raw)
 		}
 	}
 	return nil
@@ -210,7 +221,7 @@ func (w *writer) next(ctx context.Context) (task, error) {
 func (w *writer) do(ctx context.Context, t task) error {
 	switch t.act {
 	case put:
-		defer w.done(t.raw)
+		defer w.pool.give(t.raw)
 		at, _ := w.span(t.frame)
 		from, to := w.open(t.frame, t.last)
 		if from < to {

@@ -8,9 +8,6 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
-
-	"refurb/agent/disk"
-	"refurb/images"
 )
 
 const (
@@ -20,11 +17,11 @@ const (
 
 // readEarly reads back a frame while others are still written.
 func (w *writer) readEarly(ctx context.Context, i int) error {
-	b, err := w.buffer(ctx)
+	b, err := w.pool.take(ctx)
 	if err != nil {
 		return err
 	}
-	defer w.done(b)
+	defer w.pool.give(b)
 	b = b[:w.m.RawLength(i)]
 	at, _ := w.span(i)
 	if _, err := w.dev.ReadAt(b, at); err != nil {
@@ -60,7 +57,7 @@ func (w *writer) readRest(ctx context.Context) error {
 	if w.Rotational {
 		slices.Sort(list)
 	}
-	rest := reading{dev: w.dev, layout: w.layout, list: list, inTurn: w.Rotational}
+	rest := reading{dev: w.dev, layout: w.layout, list: list, pool: w.pool, inTurn: w.Rotational}
 	err := rest.all(ctx, func(i int, b []byte, err error) error {
 		switch {
 		case err != nil:
@@ -117,6 +114,7 @@ type reading struct {
 	dev    Device
 	layout layout
 	list   []int
+	pool   pool
 	inTurn bool // one read follows the other, as suits a head that moves; hashing goes on beside
 
 	mu sync.Mutex
@@ -126,8 +124,12 @@ type reading struct {
 func (r *reading) all(ctx context.Context, use func(i int, b []byte, err error) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for range min(workers, len(r.list)) {
-		b := disk.Buffer(images.FrameSize)
 		g.Go(func() error {
+			b, err := r.pool.take(ctx)
+			if err != nil {
+				return err
+			}
+			defer r.pool.give(b)
 			for {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)

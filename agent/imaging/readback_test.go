@@ -57,23 +57,29 @@ func TestSmallerThanItSays(t *testing.T) {
 	}
 }
 
-// The first frames are read early, and then overwritten through a second
-// address.
+// The first frames are overwritten through a second address, after some of them
+// were read early, or with nothing read early at all.
 func TestOverwrittenAfterReading(t *testing.T) {
 	// 14.5 MiB that say they are 24: no two of the first marks are in one place, so
 	// only the head and the marks at the end can tell.
 	p := paintFull(t, 6, 24<<20)
-	d := &smaller{newMemory(24<<20, 512), 29 << 19, true}
-	job := p.job(t)
-	job.flushBytes = 1
-	m := new(Meter)
-	waitFor(t, job, func() bool { return m.readBack.Load() >= images.FrameSize })
-	out, _ := Write(t.Context(), d, job, m)
-	if out.Result != wire.Failed || !strings.Contains(out.Cause, "isn't as large as it says") {
-		t.Fatalf("%+v", out)
-	}
-	if out.ReadBack < images.FrameSize {
-		t.Fatalf("only %d bytes were read early: this test shows nothing", out.ReadBack)
+	for _, rotational := range []bool{false, true} {
+		d := &smaller{newMemory(24<<20, 512), 29 << 19, true}
+		job := p.job(t)
+		job.flushBytes, job.Rotational = 1, rotational
+		m := new(Meter)
+		if !rotational {
+			waitFor(t, job, func() bool { return m.readBack.Load() >= images.FrameSize })
+		}
+		out, _ := Write(t.Context(), d, job, m)
+		// What is read early may already have been overwritten, too.
+		seen := strings.Contains(out.Cause, "isn't as large as it says") || !rotational && strings.Contains(out.Cause, "not what was written")
+		if out.Result != wire.Failed || !seen {
+			t.Fatalf("%+v", out)
+		}
+		if !rotational && out.ReadBack < images.FrameSize {
+			t.Fatalf("only %d bytes were read early: this test shows nothing", out.ReadBack)
+		}
 	}
 }
 
@@ -165,6 +171,21 @@ func TestSample(t *testing.T) {
 	slices.Sort(a)
 	if len(slices.Compact(a)) != 32 {
 		t.Error("one is there twice")
+	}
+}
+
+// The image's last frame is short, and its memory is used again for others.
+func TestShortFrameFirst(t *testing.T) {
+	p := paintFull(t, 6, 53<<20)
+	d := newMemory(56<<20, 512)
+	job := p.job(t)
+	job.flushBytes = 1
+	slices.Reverse(job.Source.(*shelf).todo)
+	out, _ := Write(t.Context(), d, job, new(Meter))
+	judge(t, p, d, job, out, false)
+	mustDone(t, out, p.m.Bytes)
+	if out.Retries > 0 {
+		t.Errorf("%d frames were fetched again", out.Retries)
 	}
 }
 

@@ -31,7 +31,7 @@ func Found(ctx context.Context, dev Device, m *images.Manifest, claims []byte, r
 		}
 	}
 	found := make([]bool, n)
-	look := reading{dev: dev, layout: l, list: list, inTurn: rotational}
+	look := reading{dev: dev, layout: l, list: list, pool: newPool(), inTurn: rotational}
 	err := look.all(ctx, func(i int, b []byte, err error) error {
 		if err == nil && m.Check(i, b) == nil { // one that can't be read will be written again
 			found[i] = true

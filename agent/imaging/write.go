@@ -107,7 +107,7 @@ type writer struct {
 	mu     sync.Mutex
 	wake   *sync.Cond // the ledger has changed, or ctx has ended
 	ledger *ledger
-	pool   chan []byte // room for raw frames; nil ones have yet to be made
+	pool   pool
 
 	writeTime, readTime time.Duration
 }
