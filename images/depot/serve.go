@@ -3,9 +3,11 @@ package depot
 import (
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/labstack/echo/v4"
 )
@@ -47,15 +49,42 @@ func (d *Depot) serve(name string) echo.HandlerFunc {
 	}
 }
 
+// patience is how long a reader may take nothing. A PC whose disk is busy stops
+// reading for a while and goes on; one that is gone without a word, or only
+// wants to hold a file open here, is let go.
+const patience = 2 * time.Minute
+
+// stretch is what a reader has to take within patience.
+const stretch = 1 << 20
+
 // fromFile gives echo's response the ReadFrom of the one below, so that the
 // kernel copies from file to socket.
 type fromFile struct{ *echo.Response }
 
-func (w fromFile) ReadFrom(r io.Reader) (int64, error) {
+func (w fromFile) ReadFrom(r io.Reader) (n int64, err error) {
 	if !w.Committed {
 		w.WriteHeader(http.StatusOK)
 	}
-	n, err := io.Copy(w.Response.Writer, r)
+	// One limit around the file is what the kernel's copy knows, not two.
+	all, ok := r.(*io.LimitedReader)
+	if !ok {
+		all = &io.LimitedReader{R: r, N: math.MaxInt64}
+	}
+	ctl := http.NewResponseController(w.Response.Writer)
+	for all.N > 0 && err == nil {
+		// The server lifts it when the response is over.
+		if err := ctl.SetWriteDeadline(time.Now().Add(patience)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return n, err
+		}
+		want := min(all.N, stretch)
+		var m int64
+		m, err = io.Copy(w.Response.Writer, &io.LimitedReader{R: all.R, N: want})
+		n += m
+		all.N -= m
+		if m < want {
+			break // its end
+		}
+	}
 	w.Size += n
 	return n, err
 }
