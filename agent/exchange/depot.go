@@ -59,6 +59,13 @@ func (x *Exchange) fetches(ctx context.Context) {
 		err := x.depot.fetch(running, list, trouble.over)
 		withdrawn := running.Err() != nil
 		release()
+		if errors.Is(err, errFirst) { // it is fetched next, unless a source promises it
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+			continue
+		}
 		fetched = true
 		if err == nil || withdrawn {
 			continue

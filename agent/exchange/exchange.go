@@ -82,6 +82,7 @@ type Exchange struct {
 	peers *http.Client
 
 	fetched, fromPeers, sent, retries atomic.Int64
+	streams                           atomic.Int64  // from other PCs so far
 	closing                           chan struct{} // closed when Run ends
 	poked                             chan struct{}
 	failed                            chan struct{} // closed when err is set
@@ -208,7 +209,7 @@ func (x *Exchange) Checked(f Frame, good bool) {
 	x.mu.Lock()
 	var guilty *source
 	for _, s := range x.sources {
-		if s.wire.ID == from && f.Index%s.stripes == s.stripe {
+		if s.brings(from) {
 			guilty = s
 		}
 	}

@@ -39,14 +39,18 @@ type source struct {
 	done    chan struct{}
 
 	mu       sync.Mutex
-	promises bool         // it is connected, or we still hope so
-	not      []byte       // bitmap: what it will never send
-	said     map[int]bool // what it found itself of frames that it sent
-	spoilt   map[int]bool // its frames that were bad here, unless it sends them again
-	times    int          // how many that were in all
+	promises bool   // it is connected, or we still hope so
+	not      []byte // bitmap: what it will never send
+	times    int    // how many of its frames were bad
+	// Of the stream that is being read, or was read last.
+	name   string       // no other stream has it
+	passed []byte       // bitmap: what it doesn't send again, unless it says that it was bad
+	said   map[int]bool // what it found itself of frames that it sent; once bad, always bad
+	spoilt map[int]bool // its frames that were bad here and of which it hasn't said so yet
 
-	// Of the stream that is being read.
+	// Only for the goroutine that reads.
 	at   int
+	held time.Time // when memory here had been full for long
 	box  *box
 	life *time.Timer
 }
@@ -54,7 +58,7 @@ type source struct {
 // follow takes frames from w until ctx ends.
 func (x *Exchange) follow(ctx context.Context, w wire.Source, stripe, stripes int) *source {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &source{x: x, wire: w, stripe: stripe, stripes: stripes, cancel: cancel, done: make(chan struct{}), promises: true, said: map[int]bool{}, spoilt: map[int]bool{}}
+	s := &source{x: x, wire: w, stripe: stripe, stripes: stripes, cancel: cancel, done: make(chan struct{}), promises: true}
 	go func() {
 		defer close(s.done)
 		for since := time.Now(); ctx.Err() == nil; {
@@ -71,7 +75,11 @@ func (x *Exchange) follow(ctx context.Context, w wire.Source, stripe, stripes in
 			if ctx.Err() != nil {
 				return
 			}
-			if err != nil {
+			if err != nil && time.Since(s.held) < 2*unmoved {
+				s.held = time.Time{} // it didn't wait for this PC, which took nothing for long
+				x.retries.Add(1)
+				x.poke()
+			} else if err != nil {
 				kind := wire.TroubleRefused
 				if errors.Is(err, errSilent) {
 					kind = wire.TroubleSilent
@@ -107,7 +115,34 @@ func (s *source) set(promises bool) {
 func (s *source) promised(i int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.promises && i%s.stripes == s.stripe && !bit(s.not, i) && !s.spoilt[i]
+	return s.promises && i%s.stripes == s.stripe && !bit(s.not, i) && !bit(s.passed, i)
+}
+
+// brings reports whether from is the stream that is being read. Of one that has
+// ended nobody is blamed: who was cut off can't own up.
+func (s *source) brings(from string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.name != "" && s.name == from
+}
+
+// pass notes whether frame i will not be sent again.
+func (s *source) pass(i int, passed bool) {
+	if s.passed[i/8] &^= 1 << (i % 8); passed {
+		s.passed[i/8] |= 1 << (i % 8)
+	}
+}
+
+// begin forgets what was said in the last stream and gives what is here already.
+func (s *source) begin() (have []byte) {
+	have = s.x.shelf.has()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.name = fmt.Sprintf("%s %d", s.wire.ID, s.x.streams.Add(1))
+	s.passed = bytes.Clone(have)
+	s.said, s.spoilt = map[int]bool{}, map[int]bool{}
+	s.promises = true
+	return have
 }
 
 // pull asks once and reads until the stream ends. nil: the source has sent all
@@ -118,7 +153,7 @@ func (s *source) pull(ctx context.Context) error {
 	defer cancel(nil)
 	body, err := json.Marshal(ask{
 		Root: x.cfg.Manifest.Root.String(), Stripe: s.stripe, Stripes: s.stripes,
-		Have: x.shelf.has(), Partial: x.shelf.partial(s.stripe, s.stripes), Patient: s.wire.Patient,
+		Have: s.begin(), Partial: x.shelf.partial(s.stripe, s.stripes), Patient: s.wire.Patient,
 	})
 	if err != nil {
 		return err
@@ -130,7 +165,6 @@ func (s *source) pull(ctx context.Context) error {
 	req.Header.Set("Authorization", "Bearer "+s.wire.Key)
 	s.life = time.AfterFunc(connecting, func() { cancel(errSilent) })
 	defer s.life.Stop()
-	s.set(true)
 	resp, err := x.peers.Do(req)
 	if err != nil {
 		return because(ctx, err)
@@ -170,8 +204,18 @@ func (s *inlet) frame(i int, offset int64) (err error) {
 	defer s.life.Reset(silence)
 	s.at = i
 	s.box = nil
-	if i%s.stripes == s.stripe {
-		s.box, err = s.x.shelf.begin(s.ctx, i, offset, s.wire.ID)
+	if i%s.stripes != s.stripe {
+		return nil
+	}
+	s.mu.Lock()
+	s.pass(i, true)
+	s.mu.Unlock()
+	start := time.Now()
+	if s.box, err = s.x.shelf.begin(s.ctx, i, offset, s.name); errors.Is(err, errFirst) {
+		err = nil // this one is lost, or the first one would never come
+	}
+	if time.Since(start) > silence {
+		s.held = time.Now()
 	}
 	return err
 }
@@ -201,6 +245,9 @@ func (s *inlet) arrived(n int) {
 
 func (s *inlet) abort() {
 	s.life.Reset(silence)
+	s.mu.Lock()
+	s.pass(s.at, false)
+	s.mu.Unlock()
 	if s.box != nil {
 		s.x.shelf.end(s.at, s.box)
 		s.box = nil
@@ -221,14 +268,19 @@ func (s *inlet) alive(int) { s.life.Reset(silence) }
 func (s *inlet) verdict(i int, ok bool) {
 	s.life.Reset(silence)
 	s.mu.Lock()
-	s.said[i] = ok
 	guilty := ok && s.spoilt[i]
+	if before, judged := s.said[i]; !judged || before {
+		s.said[i] = ok
+	}
 	if !ok {
-		delete(s.spoilt, i) // it comes again
+		delete(s.spoilt, i)
+		s.pass(i, false) // it comes again
 	}
 	s.mu.Unlock()
 	if guilty {
 		s.corrupt(i)
+	} else if !ok {
+		s.x.shelf.spoil(i, s.name)
 	}
 }
 
@@ -243,10 +295,11 @@ const (
 func (s *source) blame(i int) {
 	s.mu.Lock()
 	said, judged := s.said[i]
-	if !judged || said {
+	if !judged {
 		s.spoilt[i] = true
 	}
 	s.times++
+	name := s.name // in another stream it can't own up any more
 	guilty := said || s.times >= maxSpoilt
 	s.mu.Unlock()
 	switch {
@@ -255,7 +308,7 @@ func (s *source) blame(i int) {
 	case !judged:
 		time.AfterFunc(toOwnUp, func() {
 			s.mu.Lock()
-			still := s.spoilt[i]
+			still := s.spoilt[i] && s.name == name
 			s.mu.Unlock()
 			select {
 			case <-s.done: // whoever was cut off can't own up

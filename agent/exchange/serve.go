@@ -213,12 +213,17 @@ func (s *sender) frame(i int, b *box, offset int64, life <-chan time.Time) error
 		shelf.mu.Lock()
 		n, bad, changed := b.n, b.bad, shelf.wait()
 		stuck := n == at && !bad && shelf.frames[i].state == lacking && shelf.other(s.taker)
-		if stuck {
+		switch {
+		case bad:
+			delete(s.taker.partial, i)
+		case stuck:
 			s.taker.partial[i] = int64(at)
 		}
 		shelf.mu.Unlock()
 		switch {
-		case bad, stuck:
+		case bad: // what has gone out of it may be wrong
+			return s.write(append(append(head, recAbort), record(recBad, i)...))
+		case stuck:
 			return s.write(append(head, recAbort))
 		case n > at:
 			n = min(n, at+maxPiece)
@@ -326,6 +331,11 @@ func (x *Exchange) track(c io.Closer) (forget func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.conns[c] = true
+	select {
+	case <-x.closing:
+		c.Close() // too late for Run to see it
+	default:
+	}
 	return func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()

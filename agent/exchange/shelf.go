@@ -95,7 +95,8 @@ func (s *shelf) announce() {
 }
 
 // begin makes room for frame i, of which a source has the bytes from offset on.
-// A nil box means that they are not wanted. While memory is full it waits.
+// A nil box means that they are not wanted. While memory is full it waits; the
+// error is errFirst, or why ctx ended.
 func (s *shelf) begin(ctx context.Context, i int, offset int64, from string) (*box, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -104,11 +105,16 @@ func (s *shelf) begin(ctx context.Context, i int, offset int64, from string) (*b
 		if f.state != lacking {
 			return nil, nil
 		}
+		if f.box != nil && offset == 0 && f.box.n > 0 {
+			s.discard(i) // whoever brings it now knows nothing of this start
+		}
 		if f.box != nil {
 			if int64(f.box.n) != offset {
 				return nil, nil
 			}
-			if f.box.from != from {
+			if f.box.n == 0 {
+				f.box.from = from
+			} else if f.box.from != from {
 				f.box.from = mixed
 			}
 			f.state = coming
@@ -126,6 +132,9 @@ func (s *shelf) begin(ctx context.Context, i int, offset int64, from string) (*b
 			s.announce()
 			return f.box, nil
 		}
+		if s.stuck() {
+			return nil, errFirst
+		}
 		changed := s.wait()
 		s.mu.Unlock()
 		select {
@@ -136,6 +145,14 @@ func (s *shelf) begin(ctx context.Context, i int, offset int64, from string) (*b
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// errFirst says that memory is full and stays so until a first frame comes,
+// which nobody brings just now.
+var errFirst = errors.New("memory is full, and a first frame is lacking")
+
+func (s *shelf) stuck() bool {
+	return slices.ContainsFunc(s.first, func(i int) bool { return s.frames[i].state == lacking })
 }
 
 // room drops frames until n more bytes fit: first those that are on the disk,
@@ -254,6 +271,16 @@ func (s *shelf) checked(i int, ok bool) (from string) {
 	}
 	s.announce()
 	return from
+}
+
+// spoil forgets the start of frame i: who brought of it says that it is bad.
+func (s *shelf) spoil(i int, from string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := &s.frames[i]; f.state == lacking && f.box != nil && (f.box.from == from || f.box.from == mixed) {
+		s.discard(i)
+		s.announce()
+	}
 }
 
 // discard forgets what there is of frame i.

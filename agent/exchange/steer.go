@@ -14,6 +14,7 @@ const (
 	reports  = 500 * time.Millisecond // between two words to the appliance
 	starved  = 200 * time.Millisecond // while nobody brings anything
 	soonest  = 120 * time.Millisecond // when something has happened
+	news     = 50 * time.Millisecond  // after an order that is new, as it may make more; then doubled
 	callTime = 10 * time.Second       // for its answer
 	alone    = 10 * time.Second       // refused for so long: the appliance arranges nothing
 	maxKept  = 16                     // troubles that are kept until they could be told
@@ -35,9 +36,8 @@ func (x *Exchange) follows(ctx context.Context) {
 		since = time.Now()
 		start = since
 		last  int64
-		tick  = time.NewTicker(reports)
+		pause = reports
 	)
-	defer tick.Stop()
 	if x.cfg.Listener != nil {
 		if a, ok := x.cfg.Listener.Addr().(*net.TCPAddr); ok {
 			port = a.Port
@@ -61,6 +61,10 @@ func (x *Exchange) follows(ctx context.Context) {
 			if share.Claims != nil {
 				told = share.Claims
 			}
+			pause = min(2*pause, reports)
+			if order.Serial != share.Serial {
+				pause = news
+			}
 			x.obey(ctx, order)
 			if share.Done && !order.Stay {
 				x.goodbye.Do(func() { close(x.leave) })
@@ -82,13 +86,12 @@ func (x *Exchange) follows(ctx context.Context) {
 			return
 		}
 		// Its answer is the only way to a new source.
-		soon := make(<-chan time.Time)
+		wait := pause
 		if err == nil && !order.Depot && share.Have+share.Missing == share.Frames && share.Missing > 0 {
-			soon = time.After(starved)
+			wait = min(wait, starved)
 		}
 		select {
-		case <-tick.C:
-		case <-soon:
+		case <-time.After(wait):
 		case <-x.poked:
 			select {
 			case <-time.After(soonest):
