@@ -51,6 +51,8 @@ type caller struct {
 	slow      string
 	mute      string
 	suspected string
+
+	written string // what it is suspected of, as last stored
 }
 
 // NewSharing arranges nothing yet. Without peers every PC gets its frames from
@@ -210,9 +212,17 @@ func (s *Sharing) look(ctx context.Context) {
 
 	s.registry.Arranged(flows)
 	for job, why := range suspects {
-		if err := s.registry.Suspect(ctx, job, why); err != nil && ctx.Err() == nil {
-			s.log.Error("writing a suspicion down", "job", job, "err", err)
+		if err := s.registry.Suspect(ctx, job, sentence(why)); err != nil {
+			if ctx.Err() == nil {
+				s.log.Error("writing a suspicion down", "job", job, "err", err)
+			}
+			continue // the next look tries again
 		}
+		s.mu.Lock()
+		if c := s.callers[job]; c != nil {
+			c.written = why
+		}
+		s.mu.Unlock()
 	}
 }
 
@@ -283,8 +293,8 @@ func (s *Sharing) flows(now time.Time) (flows map[string]workshop.Flow, suspects
 			}
 		}
 		flows[m.ID] = f
-		if c.suspected != m.Suspected {
-			suspects[m.ID] = sentence(m.Suspected)
+		if c.written != m.Suspected {
+			suspects[m.ID] = m.Suspected
 		}
 		s.note(c, m)
 	}

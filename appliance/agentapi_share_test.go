@@ -311,6 +311,16 @@ func TestSuspicion(t *testing.T) {
 	all()
 	bad := wire.Share{Port: 4711, Frames: 200, Missing: 200, Trouble: []wire.Trouble{{Source: pcs[0].plan.Job, Kind: wire.TroubleCorrupt, Frame: 9}}}
 	h.share(pcs[1], bad)
+	over, end := context.WithCancel(t.Context())
+	end()
+	for range 30 { // what could not be stored is not forgotten
+		all()
+		h.sharing.look(over)
+		if strings.Contains(h.log.String(), "a PC is suspected") {
+			break
+		}
+		time.Sleep(150 * time.Millisecond)
+	}
 	v := until(true, false, false)
 	for range 3 {
 		h.sharing.look(t.Context())

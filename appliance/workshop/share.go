@@ -53,16 +53,25 @@ func (r *Registry) Sharer(token string) (*Sharer, error) {
 }
 
 // Ended returns those of the jobs that share no more: nobody is to wait for what
-// their PCs have.
+// their PCs have. One that is lost may come back with its next word, and whether
+// it still speaks to the others is not known here.
 func (r *Registry) Ended(jobs []string) (ended []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.cfg.Now()
 	for _, id := range jobs {
 		j := r.jobs[id]
-		if j == nil || r.newest(j.Device) != j || j.State != Approved && j.State != Imaging && j.State != Verifying && (j.State != Verified || !now.Before(j.Changed.Add(stayFor))) {
-			ended = append(ended, id)
+		if j != nil && r.newest(j.Device) == j {
+			switch j.stood() {
+			case Approved, Imaging, Verifying:
+				continue
+			case Verified:
+				if now.Before(j.Changed.Add(stayFor)) {
+					continue
+				}
+			}
 		}
+		ended = append(ended, id)
 	}
 	return ended
 }
