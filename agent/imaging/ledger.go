@@ -7,6 +7,7 @@ import (
 const (
 	flushBytes   = 256 << 20       // written since the last flush: time for one
 	flushAfter   = 5 * time.Second // so it is when that has waited for so long
+	flushIdle    = time.Second     // or for so long, and the disk has nothing else to do
 	zeroFrames   = 4               // frames of zeroes by one order to the disk, so that data never waits long
 	earlyReaders = 2               // reads at once beside the writing
 )
@@ -114,7 +115,9 @@ func (g *ledger) missing() (n int) {
 // the zeroes between them in their order. Reading back is for when nothing can
 // be written.
 func (g *ledger) next(now time.Time) task {
-	if g.washing == nil && len(g.dirty) > 0 && (g.bytes >= g.batch || now.Sub(g.since) >= flushAfter) {
+	waited := now.Sub(g.since)
+	idle := len(g.ready) == 0 && len(g.zeroes) == 0
+	if g.washing == nil && len(g.dirty) > 0 && (g.bytes >= g.batch || waited >= flushAfter || waited >= flushIdle && idle) {
 		g.wash()
 		return task{act: flush}
 	}

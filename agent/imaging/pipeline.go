@@ -260,7 +260,7 @@ func (w *writer) wrote(t task, n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ledger.wrote(t, n, time.Now()) {
-		time.AfterFunc(flushAfter, w.nudge)
+		time.AfterFunc(flushIdle, w.nudge)
 	}
 	w.wake.Broadcast()
 }

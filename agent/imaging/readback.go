@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	sampleSize = 32 // frames read early that are read once more
+	sampleSize = 32 // frames read early that are read once more; of a small image one in sixteen, but at least
+	sampleFew  = 8
 	maxLies    = 16 // frames that don't match before reading on is pointless
 )
 
@@ -52,7 +53,7 @@ func (w *writer) readRest(ctx context.Context) error {
 			list = append(list, i)
 		}
 	}
-	again := sample(early, sampleSize)
+	again := sample(early, min(sampleSize, max(sampleFew, len(early)/16)))
 	list = append(again, list...)
 	if w.Rotational {
 		slices.Sort(list)

@@ -39,10 +39,44 @@ func Found(ctx context.Context, dev Device, m *images.Manifest, claims []byte, r
 		}
 		return nil
 	})
+	if err == nil {
+		err = look.further(ctx, found, meter)
+	}
 	if err != nil || !slices.Contains(found, true) {
 		return nil, err
 	}
 	return found, nil
+}
+
+const maxMisses = 8 // frames in a row that aren't there, before looking further is pointless
+
+// further looks behind the frames that were found for those that were written
+// after the last claim.
+func (r *reading) further(ctx context.Context, found []bool, meter *Meter) error {
+	b, err := r.pool.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.pool.give(b)
+	misses := maxMisses // nothing is looked for before the first claim
+	for i, f := range r.layout.m.Frames {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if found[i] {
+			misses = 0
+		}
+		if found[i] || f.Length == 0 || r.layout.late(i) || misses >= maxMisses {
+			continue
+		}
+		misses++
+		from, to := r.layout.span(i)
+		if _, err := r.dev.ReadAt(b[:to-from], from); err == nil && r.layout.m.Check(i, b[:to-from]) == nil {
+			found[i], misses = true, 0
+			meter.written.Add(to - from)
+		}
+	}
+	return nil
 }
 
 // resumed says that something was found.

@@ -351,7 +351,7 @@ func (e *engine) powerCut(p *peer) {
 // What agent/exchange waits for.
 const (
 	reportEvery  = 500 * time.Millisecond
-	newsAfter    = 500 * time.Millisecond // after an order that is new
+	newsAfter    = 50 * time.Millisecond // after an order that is new
 	starvedEvery = 200 * time.Millisecond
 	finishing    = 5 * time.Second // from the last frame until the job ends
 	silenceAfter = time.Second
