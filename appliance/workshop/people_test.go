@@ -28,8 +28,8 @@ func TestCancelWhileImaging(t *testing.T) {
 	if r := progress(); r.Stop {
 		t.Fatalf("%+v", r)
 	}
-	// 7 GB to write and 8 GB to read back at 100 MB/s.
-	if d := p.device(); d.ETA != 150*time.Second || !d.Online || d.Progress.Done != 1e9 {
+	// 7 GB to write and half of 8 GB to read back at 100 MB/s.
+	if d := p.device(); d.ETA != 110*time.Second || !d.Online || d.Progress.Done != 1e9 {
 		t.Fatalf("%+v", d.DeviceView)
 	}
 	refused(t, h.ImageAgain(bg, "lead1", p.device().ID, ""), workshop.Conflict)
@@ -52,6 +52,34 @@ func TestCancelWhileImaging(t *testing.T) {
 	}
 	if !p.script() {
 		t.Fatal("a cancelled PC got the agent again")
+	}
+}
+
+// How long it takes depends on what is read back while others are written.
+func TestTimeLeft(t *testing.T) {
+	for name, c := range map[string]struct {
+		rotational bool
+		phase      wire.Phase
+		done       int64
+		want       time.Duration
+	}{
+		"writing, read meanwhile":            {false, wire.PhaseImaging, 1e9, 110 * time.Second},
+		"writing, read afterwards":           {true, wire.PhaseImaging, 1e9, 150 * time.Second},
+		"reading back, much was read before": {false, wire.PhaseVerifying, 7e9, 10 * time.Second},
+		"reading back all":                   {true, wire.PhaseVerifying, 0, 80 * time.Second},
+		"the last steps":                     {false, wire.PhaseFinishing, size, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t)
+			h.lot(true)
+			p := h.writing(1, func(r *wire.Report) { r.Disks[0].Rotational = c.rotational })
+			if _, err := h.Progress(bg, p.token, wire.Progress{Job: p.plan.Job, Phase: c.phase, Done: c.done, Total: size, Rate: 1e8}); err != nil {
+				t.Fatal(err)
+			}
+			if d := p.device(); d.ETA != c.want {
+				t.Errorf("%v, want %v", d.ETA, c.want)
+			}
+		})
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"refurb/agent/wire"
 )
 
 // dull is how long changes are gathered that only move a bar.
@@ -153,14 +155,28 @@ func (r *Registry) deviceView(d *Device) DeviceView {
 	}
 	if p.progress != nil && p.rate >= 1 {
 		todo := p.progress.Total - p.progress.Done
-		if v.Job != nil && v.Job.State == Imaging {
-			todo += p.progress.Total // all of it is read back afterwards
+		if p.progress.Phase == wire.PhaseImaging {
+			todo += unread(d, v.Job, p.progress.Total)
 		}
 		if seconds := float64(todo) / p.rate; seconds < 100*3600 {
 			v.ETA = time.Duration(seconds * float64(time.Second))
 		}
 	}
 	return v
+}
+
+// unread is how much of a disk is still to be read back when all is written. A
+// disk with a moving head is read afterwards; another one while the network is
+// what limits, so that it may be all or nothing: half is never far off.
+func unread(d *Device, j *Job, total int64) int64 {
+	if j != nil && j.Disk != nil {
+		for _, disk := range d.Report.Disks {
+			if disk.Rotational && sameDisk(*j.Disk, disk.DiskID) {
+				return total
+			}
+		}
+	}
+	return total / 2
 }
 
 func (r *Registry) online(p *presence) bool {
