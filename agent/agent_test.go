@@ -25,6 +25,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -339,6 +340,39 @@ func TestApplianceStumbles(t *testing.T) {
 		return len(v.Lines) > 0 && strings.HasPrefix(v.Lines[0], "waiting for the appliance")
 	}) {
 		t.Fatal("the screen never said that the appliance doesn't answer")
+	}
+}
+
+// What a PC waits for while others come first, or while the appliance is away, is
+// on its screen.
+func TestScreenSaysWhy(t *testing.T) {
+	const turn = "It waits for its turn."
+	said := func(v screen.View) bool { return v.Detail == turn && v.Title == "Writing" }
+	away := func(v screen.View) bool {
+		return v.Title == "Writing" && len(v.Lines) > 0 && strings.HasPrefix(v.Lines[0], "waiting for the appliance")
+	}
+	var p atomic.Pointer[pc]
+	a := start(t, func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool {
+		return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+			seen := p.Load().showed
+			switch {
+			case r.URL.Path == wire.PathProgress && !seen(away):
+				return refuse(w, 503, wire.Error{Message: "the store is busy"})
+			case r.URL.Path == wire.PathShare && !(seen(said) && seen(away)):
+				json.NewEncoder(w).Encode(wire.Order{Serial: 1, Key: "k", Why: turn})
+				return true
+			case r.URL.Path == wire.PathShare:
+				json.NewEncoder(w).Encode(wire.Order{Serial: 2, Key: "k", Depot: true})
+				return true
+			}
+			return false
+		}
+	})
+	p.Store(newPC(t, a))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if out, err := p.Load().run(ctx); err != nil || out.Result != wire.Done {
+		t.Fatalf("%+v, %v", out, err)
 	}
 }
 

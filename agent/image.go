@@ -226,7 +226,7 @@ func (j *job) watch(ctx context.Context, stop context.CancelCauseFunc) {
 		p.Job = j.plan.Job
 		p.Rate = r.over(p, time.Now())
 		if p.Phase != "" {
-			j.show(picture(p, j.plan.Image.Name))
+			j.show(picture(p, j.plan.Image.Name, j.meter.Waits()))
 			select {
 			case sent <- struct{}{}: // one at a time; a slow one is not waited for
 				go func() {
@@ -246,11 +246,21 @@ func (j *job) watch(ctx context.Context, stop context.CancelCauseFunc) {
 
 func (j *job) tell(ctx context.Context, p wire.Progress, stop context.CancelCauseFunc) {
 	reply, err := j.client.progress(ctx, p)
-	if refused, ok := errors.AsType[*wire.Error](err); ok {
+	refused, ok := errors.AsType[*wire.Error](err)
+	switch {
+	case ok:
+		j.lost(nil)
 		stop(&wire.Error{Message: "stopped by the appliance: " + refused.Message, Next: refused.Next})
-	} else if err == nil && reply.Stop {
-		stop(&wire.Error{Message: "stopped by the workshop: " + orElse(reply.Why, "no reason was given"),
-			Next: "ask for imaging again on the dashboard if this PC is to be done"})
+	case err != nil:
+		if ctx.Err() == nil {
+			j.lost(err) // or the screen would show a job that stands still, and not why
+		}
+	default:
+		j.lost(nil)
+		if reply.Stop {
+			stop(&wire.Error{Message: "stopped by the workshop: " + orElse(reply.Why, "no reason was given"),
+				Next: "ask for imaging again on the dashboard if this PC is to be done"})
+		}
 	}
 }
 
@@ -260,8 +270,11 @@ var phases = map[wire.Phase]string{
 	wire.PhaseFinishing: "Finishing",
 }
 
-func picture(p wire.Progress, image string) screen.View {
+func picture(p wire.Progress, image, waits string) screen.View {
 	v := screen.View{Kind: screen.Working, Title: phases[p.Phase], Detail: image, Percent: -1, Rate: p.Rate}
+	if p.Phase == wire.PhaseImaging && waits != "" {
+		v.Detail = text(waits)
+	}
 	if p.Total > 0 {
 		v.Percent = 100 * float64(p.Done) / float64(p.Total)
 	}

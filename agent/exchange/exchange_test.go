@@ -100,15 +100,6 @@ func (p *picture) serve(t testing.TB) string {
 	return s.URL
 }
 
-func (p *picture) nonzero() (n int) {
-	for _, f := range p.m.Frames {
-		if f.Length > 0 {
-			n++
-		}
-	}
-	return n
-}
-
 // pc is a PC of a test.
 type pc struct {
 	*Exchange

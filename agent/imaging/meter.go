@@ -22,6 +22,15 @@ func (m *Meter) begin(total int64, s Source) {
 	}
 }
 
+// Waits is what the image's source waits for, one sentence for a volunteer;
+// empty: it doesn't.
+func (m *Meter) Waits() string {
+	if s := m.source.Load(); s != nil {
+		return (*s).Stats().Why
+	}
+	return ""
+}
+
 // Progress says how far it is: what is written, then what was read back, of
 // which much may have been while others were written. Job and Rate are the
 // caller's to fill.
