@@ -37,8 +37,8 @@ func RegisterAgentAPI(e *echo.Echo, r *workshop.Registry, s *Sharing, log *slog.
 	e.POST(wire.PathProgress, a.with(true, a.progress))
 	e.POST(wire.PathEvent, a.with(true, a.event))
 	e.POST(wire.PathShare, a.with(true, a.share))
-	// An installed system checks in with what it has, maybe curl: it names no
-	// version unless it wants to.
+	// An image outlives the appliance that made it: whatever version it names, a
+	// check-in is a check-in.
 	e.POST(wire.PathCheckin, a.with(false, a.checkin))
 }
 
@@ -61,7 +61,7 @@ type guesses struct {
 func (a *agentAPI) with(versioned bool, call func(echo.Context, string) error) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		req := c.Request()
-		if v := req.Header.Get(wireHeader); v != strconv.Itoa(wire.Version) && (versioned || v != "") {
+		if v := req.Header.Get(wireHeader); versioned && v != strconv.Itoa(wire.Version) {
 			return refuse(c, http.StatusUpgradeRequired, "This appliance speaks version "+strconv.Itoa(wire.Version)+" of the agents' language, not “"+workshop.Text(v)+"”",
 				"Restart the PC from the network, so that it gets the appliance's own agent")
 		}

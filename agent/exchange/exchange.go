@@ -99,6 +99,7 @@ type Exchange struct {
 	done    bool // everything is on the disk
 	conns   map[io.Closer]bool
 
+	told         bool               // there was an order
 	switching    bool               // from one order to the next
 	leaveToFetch context.Context    // ends when the appliance withdraws its leave
 	withdraw     context.CancelFunc // nil: there is no leave

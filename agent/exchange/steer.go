@@ -148,8 +148,8 @@ func (x *Exchange) obey(ctx context.Context, o wire.Order) {
 	x.order.Why, x.order.Stay, x.order.Serial = o.Why, o.Stay, o.Serial
 	// An appliance that was started again counts its orders from one, so it is
 	// the content that is compared.
-	same := was.Serial > 0 && slices.Equal(o.Sources, was.Sources) && o.Depot == was.Depot && o.Key == was.Key
-	x.switching = !same
+	same := x.told && slices.Equal(o.Sources, was.Sources) && o.Depot == was.Depot && o.Key == was.Key
+	x.switching, x.told = !same, true
 	x.mu.Unlock()
 	if same {
 		return

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -61,7 +60,6 @@ func send(ctx context.Context, client *http.Client, c wire.Checkin, body []byte)
 	}
 	req.Header.Set("Authorization", "Bearer "+c.Token)
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Refurb-Wire", strconv.Itoa(wire.Version))
 	resp, err := client.Do(req)
 	if err != nil {
 		return errors.Is(err, errPin), err

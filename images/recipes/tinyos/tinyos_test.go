@@ -188,7 +188,7 @@ func TestPost(t *testing.T) {
 				if err := json.NewDecoder(r.Body).Decode(&got); err != nil || got.Mode != wire.ModeBIOS {
 					t.Errorf("body %+v: %v", got, err)
 				}
-				if r.Method != "POST" || r.URL.Path != wire.PathCheckin || r.Header.Get("Authorization") != "Bearer abc" || r.Header.Get("Refurb-Wire") != "1" {
+				if r.Method != "POST" || r.URL.Path != wire.PathCheckin || r.Header.Get("Authorization") != "Bearer abc" {
 					t.Errorf("%s %s %v", r.Method, r.URL, r.Header)
 				}
 				status := c.answers[min(calls, len(c.answers)-1)]
