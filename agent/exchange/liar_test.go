@@ -195,6 +195,47 @@ func TestOwnsUpEarly(t *testing.T) {
 	}
 }
 
+// A source that was named, and that the appliance believes in all the same, is
+// asked again after a while.
+func TestSecondChance(t *testing.T) {
+	t.Parallel()
+	p := paint(t, 8, false)
+	h := newHall(t, p)
+	c := h.join("a", nil)
+	h.order("a", wire.Order{Sources: []wire.Source{madeUp(t,
+		func(say func(...[]byte) error, a ask, r *http.Request) {
+			say(tell(0, broken(p.bytes(0))), record(recGood, 0))
+			lives(say, a, r)
+		},
+		func(say func(...[]byte) error, a ask, r *http.Request) {
+			for i, f := range p.m.Frames {
+				if f.Length > 0 {
+					say(p.told(i))
+				}
+			}
+			lives(say, a, r)
+		})}})
+	h.all(c)
+	want := wire.Trouble{Source: "made up", Kind: wire.TroubleCorrupt}
+	if _, trouble := h.said("a"); len(trouble) != 1 || trouble[0] != want {
+		t.Errorf("%+v", trouble)
+	}
+}
+
+// An order that names the PC itself, one source twice, or three of them, loses
+// nothing.
+func TestOddOrders(t *testing.T) {
+	t.Parallel()
+	p := paint(t, 8, false)
+	h := newHall(t, p)
+	a := h.join("a", nil)
+	h.order("a", wire.Order{Sources: []wire.Source{a.source()}, Depot: true})
+	h.all(a)
+	b := h.join("b", nil)
+	h.order("b", wire.Order{Sources: []wire.Source{a.source(), a.source(), a.source()}})
+	h.all(b)
+}
+
 // Whoever let nothing in for long doesn't complain that its source went away.
 func TestLetGo(t *testing.T) {
 	t.Parallel()

@@ -19,6 +19,7 @@ const (
 	silence    = time.Second            // five signs of life that didn't come
 	connecting = 2 * time.Second        // to be connected and answered
 	pauseRead  = 4 * time.Millisecond   // what trickles in is gathered, not passed on byte by byte
+	distrust   = 4 * time.Second        // likewise, when it sent wrong bytes: the appliance needs three to judge
 	newcomer   = time.Second            // that a source may take to learn of this PC
 	pauseTry   = 500 * time.Millisecond // before the same source is asked again
 )
@@ -35,7 +36,7 @@ type source struct {
 	wire    wire.Source
 	stripe  int
 	stripes int
-	cancel  context.CancelCauseFunc
+	cancel  context.CancelFunc
 	done    chan struct{}
 
 	mu       sync.Mutex
@@ -43,7 +44,8 @@ type source struct {
 	not      []byte // bitmap: what it will never send
 	times    int    // how many of its frames were bad
 	// Of the stream that is being read, or was read last.
-	name   string       // no other stream has it
+	name   string       // no other stream has it; empty: cut off
+	cut    func(error)  // ends it; nil when it has ended
 	passed []byte       // bitmap: what it doesn't send again, unless it says that it was bad
 	said   map[int]bool // what it found itself of frames that it sent; once bad, always bad
 	spoilt map[int]bool // its frames that were bad here and of which it hasn't said so yet
@@ -57,7 +59,7 @@ type source struct {
 
 // follow takes frames from w until ctx ends.
 func (x *Exchange) follow(ctx context.Context, w wire.Source, stripe, stripes int) *source {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	s := &source{x: x, wire: w, stripe: stripe, stripes: stripes, cancel: cancel, done: make(chan struct{}), promises: true}
 	go func() {
 		defer close(s.done)
@@ -75,11 +77,17 @@ func (x *Exchange) follow(ctx context.Context, w wire.Source, stripe, stripes in
 			if ctx.Err() != nil {
 				return
 			}
-			if err != nil && time.Since(s.held) < 2*unmoved {
+			pause := pauseTry
+			switch {
+			case err == nil:
+				x.poke() // it has no more than it has sent: somebody else must go on
+			case errors.Is(err, errWrong):
+				pause = distrust // the appliance may think otherwise: then it stays the source
+			case time.Since(s.held) < 2*unmoved:
 				s.held = time.Time{} // it didn't wait for this PC, which took nothing for long
 				x.retries.Add(1)
 				x.poke()
-			} else if err != nil {
+			default:
 				kind := wire.TroubleRefused
 				if errors.Is(err, errSilent) {
 					kind = wire.TroubleSilent
@@ -87,11 +95,9 @@ func (x *Exchange) follow(ctx context.Context, w wire.Source, stripe, stripes in
 				x.log.Info("a peer gives nothing", "peer", w.URL, "err", err)
 				x.retries.Add(1)
 				x.complain(wire.Trouble{Source: w.ID, Kind: kind})
-			} else {
-				x.poke() // it has no more than it has sent: somebody else must go on
 			}
 			select {
-			case <-time.After(pauseTry):
+			case <-time.After(pause):
 			case <-ctx.Done():
 			}
 		}
@@ -100,7 +106,7 @@ func (x *Exchange) follow(ctx context.Context, w wire.Source, stripe, stripes in
 }
 
 func (s *source) stop() {
-	s.cancel(context.Canceled)
+	s.cancel()
 	<-s.done
 }
 
@@ -134,15 +140,21 @@ func (s *source) pass(i int, passed bool) {
 }
 
 // begin forgets what was said in the last stream and gives what is here already.
-func (s *source) begin() (have []byte) {
+func (s *source) begin(cut func(error)) (have []byte) {
 	have = s.x.shelf.has()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.name = fmt.Sprintf("%s %d", s.wire.ID, s.x.streams.Add(1))
 	s.passed = bytes.Clone(have)
 	s.said, s.spoilt = map[int]bool{}, map[int]bool{}
-	s.promises = true
+	s.promises, s.cut = true, cut
 	return have
+}
+
+func (s *source) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut = nil
 }
 
 // pull asks once and reads until the stream ends. nil: the source has sent all
@@ -151,9 +163,11 @@ func (s *source) pull(ctx context.Context) error {
 	x := s.x
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	have := s.begin(cancel)
+	defer s.end()
 	body, err := json.Marshal(ask{
 		Root: x.cfg.Manifest.Root.String(), Stripe: s.stripe, Stripes: s.stripes,
-		Have: s.begin(), Partial: x.shelf.partial(s.stripe, s.stripes), Patient: s.wire.Patient,
+		Have: have, Partial: x.shelf.partial(s.stripe, s.stripes), Patient: s.wire.Patient,
 	})
 	if err != nil {
 		return err
@@ -299,7 +313,7 @@ func (s *source) blame(i int) {
 		s.spoilt[i] = true
 	}
 	s.times++
-	name := s.name // in another stream it can't own up any more
+	name := s.name
 	guilty := said || s.times >= maxSpoilt
 	s.mu.Unlock()
 	switch {
@@ -308,14 +322,10 @@ func (s *source) blame(i int) {
 	case !judged:
 		time.AfterFunc(toOwnUp, func() {
 			s.mu.Lock()
-			still := s.spoilt[i] && s.name == name
+			still := s.spoilt[i] && s.name == name && s.cut != nil // or it can't own up any more
 			s.mu.Unlock()
-			select {
-			case <-s.done: // whoever was cut off can't own up
-			default:
-				if still {
-					s.corrupt(i)
-				}
+			if still {
+				s.corrupt(i)
 			}
 		})
 	}
@@ -324,7 +334,12 @@ func (s *source) blame(i int) {
 func (s *source) corrupt(i int) {
 	s.x.log.Warn("a peer sends wrong bytes", "peer", s.wire.URL, "frame", i)
 	s.x.complain(wire.Trouble{Source: s.wire.ID, Kind: wire.TroubleCorrupt, Frame: i})
-	s.cancel(errWrong)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.name, s.times = "", 0
+	if s.cut != nil {
+		s.cut(errWrong)
+	}
 }
 
 // peerClient speaks to other PCs: one request a connection, no redirects, no

@@ -142,6 +142,8 @@ func (x *Exchange) share(port int) wire.Share {
 // obey does what an order says. What stays the same goes on; what is new begins
 // when the old has ended, so that it takes up what the old has left half done.
 func (x *Exchange) obey(ctx context.Context, o wire.Order) {
+	// From itself it would wait for ever.
+	o.Sources = slices.DeleteFunc(slices.Clone(o.Sources), func(s wire.Source) bool { return s.Key == o.Key })
 	o.Sources = o.Sources[:min(len(o.Sources), maxStripes)]
 	x.mu.Lock()
 	was := x.order
