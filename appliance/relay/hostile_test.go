@@ -114,6 +114,30 @@ func TestLiarsCostABoundedTime(t *testing.T) {
 	}
 }
 
+// Whose memory is full of what the PC behind it still lacks gets little, and is
+// not slow for it.
+func TestHeldBackIsNotSlow(t *testing.T) {
+	b := newBench(t, Config{})
+	for i := range 12 {
+		at := func(have, mbytes int) func(*Status) {
+			return func(s *Status) { s.Frames, s.Have, s.Rate = 1000, have, int64(mbytes)*1e6 }
+		}
+		b.hear(say("a", 0, at(10*i, 100)), say("b", 0, at(10*i, 100)), say("c", 0, at(20+3*i, 30)), say("d", 0, at(3*i, 30)))
+		if i < 4 {
+			b.hear(say("c", 0, at(10*i, 30)))
+		}
+		b.pass(time.Second)
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		if m := b.member(id); m.Slow != "" {
+			t.Errorf("%s: %+v", id, m)
+		}
+	}
+	if m := b.member("b"); m.Place != 2 {
+		t.Errorf("b was moved for c's sake: %+v", m)
+	}
+}
+
 // Who has waited long for its turn at the appliance has time to use it.
 func TestTurnAfterALongWait(t *testing.T) {
 	b := newBench(t, Config{})

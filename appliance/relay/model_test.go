@@ -17,7 +17,8 @@ type model struct {
 	now    time.Time
 	frames int
 	pcs    []*vpc
-	sent   int // frames the appliance sent
+	sent   int      // frames the appliance sent
+	slow   []string // who was called slow
 	turn   int
 }
 
@@ -98,18 +99,17 @@ func (w *model) room(p *vpc, step int) bool {
 	if len(p.arrived) < p.memory {
 		return true
 	}
-	if p.written == 0 {
-		return false
-	}
-	f := p.arrived[0]
-	for _, c := range w.pcs {
-		if n := len(c.order.Sources); n > 0 && c.live(step) && c.order.Sources[f%n].ID == p.id && !c.order.Sources[f%n].Patient && !c.have[f] && !c.deaf[p.id] && step-c.heard[p.id] < 20 {
-			return false
+	for i, f := range p.arrived[:p.written] {
+		if !slices.ContainsFunc(w.pcs, func(c *vpc) bool {
+			n := len(c.order.Sources)
+			return n > 0 && c.live(step) && c.order.Sources[f%n].ID == p.id && !c.order.Sources[f%n].Patient && !c.have[f] && !c.deaf[p.id] && step-c.heard[p.id] < 20
+		}) {
+			p.arrived, p.written = slices.Delete(p.arrived, i, i+1), p.written-1
+			p.gone[f] = true
+			return true
 		}
 	}
-	p.arrived, p.written = p.arrived[1:], p.written-1
-	p.gone[f] = true
-	return true
+	return false
 }
 
 func (w *model) take(p *vpc, f, step int) {
@@ -141,7 +141,14 @@ func (w *model) step(step int) {
 	for range holders {
 		w.turn++
 		p := holders[w.turn%len(holders)]
-		if share := min(uplink, p.busy); share > 0 {
+		down := p.busy
+		if slices.ContainsFunc(p.order.Sources, func(src Source) bool {
+			s := w.find(src.ID)
+			return s != nil && s.live(step) && slices.ContainsFunc(s.arrived, func(f int) bool { return !p.have[f] })
+		}) {
+			down /= 2 // two connections share a link
+		}
+		if share := min(uplink, down); share > 0 {
 			f := slices.IndexFunc(p.have, func(bool) bool { return false })
 			for i, h := range p.have {
 				if !h && !w.promised(p, i, step) {
@@ -237,6 +244,9 @@ func (w *model) share(p *vpc, step int) {
 	p.trouble = nil
 	was := p.order
 	p.order = w.r.Update(w.now, s)
+	if m := w.r.members[p.id]; m != nil && m.slow != "" && !slices.Contains(w.slow, p.id) {
+		w.slow = append(w.slow, p.id)
+	}
 	if !slices.Equal(was.Sources, p.order.Sources) {
 		for _, s := range p.order.Sources {
 			p.heard[s.ID] = step

@@ -18,7 +18,8 @@ import (
 //     is as slow behind another, it is moved itself. So it is behind the head,
 //     which nobody else can replace; but when a third gets little from the same
 //     head, the head is the slow one, and the others come back. Not while somebody behind
-//     it has its memory full: then it is held back and not slow.
+//     it has its memory full, or lacks what it has: then it is held back and not
+//     slow.
 //   - it receives nothing for stuck, although somebody has frames for it.
 const (
 	window = 1900 * time.Millisecond // at least so long, or it is no fact: three statuses
@@ -171,6 +172,13 @@ func (im *image) slowHop(now time.Time, m *member) bool {
 	})
 	if !all || last < first || rate*2*factor > float64(max(u.peak, m.peak)) {
 		return false
+	}
+	for _, d := range m.down {
+		// Behind a slow hop they have all there is. This one may keep what they
+		// lack, and have no room for more.
+		if !d.patient && d.lacks() > 0 && m.Have-d.Have-d.Missing >= behind {
+			return false
+		}
 	}
 	switch {
 	case !m.hopped && len(u.up) > 0:
