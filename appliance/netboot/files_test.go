@@ -153,6 +153,48 @@ func TestListenerForgetsOldConnections(t *testing.T) {
 	}
 }
 
+// One PC can't use up the server's connections.
+func TestConnectionsOfOnePCAreBounded(t *testing.T) {
+	s := newShop(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	bounded := s.Listener(l)
+	accepted := make(chan net.Conn, 2*maxConns)
+	go func() {
+		for {
+			c, err := bounded.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	var first net.Conn
+	for range maxConns {
+		c, err := net.Dial("tcp", l.Addr().String())
+		must(t, err)
+		defer c.Close()
+		if k := <-accepted; first == nil {
+			first = k
+		} else {
+			defer k.Close()
+		}
+	}
+	more, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	defer more.Close()
+	must(t, more.SetDeadline(time.Now().Add(10*time.Second)))
+	if _, err := more.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one too many: %v, want it closed", err)
+	}
+	must(t, first.Close())
+	again, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	defer again.Close()
+	(<-accepted).Close()
+}
+
 // GRUB's HTTP takes an error's body for the file.
 func TestGRUBGetsNoErrorPage(t *testing.T) {
 	_, url := web(t, nil)

@@ -20,24 +20,40 @@ type listener struct {
 	server *Server
 }
 
+// maxConns is far more than a PC ever has open at once; each costs a file.
+const maxConns = 128
+
 func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	t, ok := c.(*net.TCPConn)
-	if !ok {
-		return c, err
+	for {
+		c, err := l.Listener.Accept()
+		t, ok := c.(*net.TCPConn)
+		if !ok {
+			return c, err
+		}
+		k := &conn{TCPConn: t, server: l.server}
+		if peer, ok := t.RemoteAddr().(*net.TCPAddr); ok {
+			k.peer = peer.AddrPort().Addr().Unmap()
+		}
+		if k.enter() {
+			return k, err
+		}
+		_ = t.Close()
 	}
-	k := &conn{TCPConn: t, server: l.server}
-	if peer, ok := t.RemoteAddr().(*net.TCPAddr); ok {
-		k.peer = peer.AddrPort().Addr().Unmap()
-	}
-	s := l.server
+}
+
+// enter counts k in, unless its PC has too many already.
+func (c *conn) enter() bool {
+	s := c.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conns[k.peer] == nil {
-		s.conns[k.peer] = map[*conn]struct{}{}
+	if len(s.conns[c.peer]) >= maxConns {
+		return false
 	}
-	s.conns[k.peer][k] = struct{}{}
-	return k, err
+	if s.conns[c.peer] == nil {
+		s.conns[c.peer] = map[*conn]struct{}{}
+	}
+	s.conns[c.peer][c] = struct{}{}
+	return true
 }
 
 // conn keeps TCPConn's ReadFrom, which sends files without copying them.

@@ -17,9 +17,9 @@ import (
 //     than that source once did: a slow hop. Its source is moved first. When it
 //     is as slow behind another, it is moved itself. So it is behind the head,
 //     which nobody else can replace; but when a third gets little from the same
-//     head, the head is the slow one, and the others come back. Not while somebody behind
-//     it has its memory full, or lacks what it has: then it is held back and not
-//     slow.
+//     head, the head is the slow one, and the others come back. Not while
+//     somebody behind it has its memory full, or lacks what it has: then it is
+//     held back and not slow.
 //   - it receives nothing for stuck, although somebody has frames for it.
 const (
 	window = 1900 * time.Millisecond // at least so long, or it is no fact: three statuses
