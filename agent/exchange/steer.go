@@ -18,7 +18,7 @@ const (
 	callTime = 10 * time.Second       // for its answer
 	alone    = 10 * time.Second       // refused for so long: the appliance arranges nothing
 	maxKept  = 16                     // troubles that are kept until they could be told
-	rateOver = 4                      // words over which the rate is taken
+	rateOver = 3 * reports            // time over which the rate is taken, however often words are sent
 )
 
 // follows tells the appliance what this PC has and does what it says, until ctx
@@ -35,7 +35,7 @@ func (x *Exchange) follows(ctx context.Context) {
 		told  []byte // claims
 		since = time.Now()
 		start = since
-		last  int64
+		came  int64
 		pause = reports
 	)
 	if x.cfg.Listener != nil {
@@ -55,14 +55,16 @@ func (x *Exchange) follows(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		last := pause
+		pause = reports
 		refused := &wire.Error{}
 		switch {
 		case err == nil:
 			if share.Claims != nil {
 				told = share.Claims
 			}
-			pause = min(2*pause, reports)
-			if order.Serial != share.Serial {
+			pause = min(2*last, reports)
+			if order.Serial != share.Serial && last == reports { // one that changes all the time makes no hurry
 				pause = news
 			}
 			x.obey(ctx, order)
@@ -79,8 +81,8 @@ func (x *Exchange) follows(ctx context.Context) {
 		}
 		// Nothing comes, nothing is left to write and nobody says what it waits
 		// for: some time that is the end.
-		if now := x.fetched.Load(); now != last || share.Backlog > 0 || share.Have == share.Frames || err == nil && order.Why != "" {
-			last, since = now, time.Now()
+		if now := x.fetched.Load(); now != came || share.Backlog > 0 || share.Have == share.Frames || err == nil && order.Why != "" {
+			came, since = now, time.Now()
 		} else if silent := time.Since(since); silent > x.cfg.Patience {
 			x.fail(fail(lookAtCable, "no byte of the image came for %v", silent.Round(time.Second)))
 			return
@@ -188,7 +190,7 @@ func (x *Exchange) following() []*source {
 	return x.sources
 }
 
-// rate is the speed over the last words.
+// rate is the speed over the last while.
 type rate []sample
 
 type sample struct {
@@ -198,7 +200,9 @@ type sample struct {
 
 func (r *rate) over(now time.Time, bytes int64) int64 {
 	*r = append(*r, sample{now, bytes})
-	*r = (*r)[max(0, len(*r)-rateOver):]
+	for len(*r) > 2 && now.Sub((*r)[1].at) >= rateOver {
+		*r = (*r)[1:]
+	}
 	since := now.Sub((*r)[0].at).Seconds()
 	if since <= 0 {
 		return 0
