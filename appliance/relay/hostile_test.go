@@ -181,3 +181,49 @@ func TestDoneThatSwings(t *testing.T) {
 		t.Errorf("%d orders changed in 30 s", changes)
 	}
 }
+
+// One PC says anything at all, and passes nothing on. The others get the image
+// in a bounded time.
+func TestModelOneLies(t *testing.T) {
+	worst := 0
+	for seed := range uint64(100) {
+		w := newModel(t, seed, 300, Config{ChainMax: 4 + int(seed%2)*60})
+		rnd := w.rnd
+		who := rnd.IntN(12)
+		w.add(12, func(i int, p *vpc) {
+			p.memory = 24 + rnd.IntN(40)
+			p.joins = rnd.IntN(2) * rnd.IntN(200)
+			if i != who {
+				return
+			}
+			p.joins = rnd.IntN(30)
+			p.mbit = []int{1000, 10000}[rnd.IntN(2)]
+			calm := rnd.IntN(8) // how often it changes its mind
+			var say Status
+			p.lie = func(s *Status) {
+				if s.Serial == 0 || rnd.IntN(1+calm*calm) == 0 {
+					say.Have = rnd.IntN(s.Frames + 1)
+					say.Missing = []int{0, s.Frames, rnd.IntN(s.Frames)}[rnd.IntN(3)]
+					say.Backlog = []int{0, 100}[rnd.IntN(2)]
+					say.Rate = []int64{0, 1e6, 1e12}[rnd.IntN(3)]
+					say.Done = rnd.IntN(6) == 0
+				}
+				if rnd.IntN(20) == 0 {
+					say.Have = min(say.Have+1, s.Frames)
+				}
+				s.Have, s.Missing, s.Backlog, s.Rate, s.Done, s.Trouble = say.Have, say.Missing, say.Backlog, say.Rate, say.Done, nil
+				for _, u := range w.pcs[who].order.Sources {
+					if rnd.IntN(6) == 0 {
+						s.Trouble = append(s.Trouble, Trouble{Source: u.ID, Kind: []Kind{Silent, Refused}[rnd.IntN(2)]})
+					}
+				}
+			}
+		})
+		steps := w.run(8000)
+		worst = max(worst, steps)
+		t.Logf("seed %d: %d steps, slow: %v", seed, steps, w.slow)
+	}
+	if limit := 300 + 200 + 60*20; worst > limit {
+		t.Errorf("%d steps, want at most %d: a liar costs a minute", worst, limit)
+	}
+}

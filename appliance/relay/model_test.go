@@ -31,6 +31,7 @@ type vpc struct {
 	joins      int // step
 	cut        int // step at which its power goes, 0: never
 	corrupts   bool
+	lie        func(*Status)   // it takes and gives nothing, and says this
 	deaf       map[string]bool // who can't reach it
 
 	order   Order
@@ -133,7 +134,7 @@ func (w *model) step(step int) {
 	// The appliance.
 	var holders []*vpc
 	for _, p := range w.pcs {
-		if p.live(step) && p.order.Depot {
+		if p.live(step) && p.order.Depot && p.lie == nil {
 			holders = append(holders, p)
 		}
 	}
@@ -172,7 +173,7 @@ func (w *model) step(step int) {
 	}
 	// PCs, the last in the line first: a frame goes one hop a step.
 	for _, c := range slices.Backward(w.pcs) {
-		if !c.live(step) {
+		if !c.live(step) || c.lie != nil {
 			continue
 		}
 		n := len(c.order.Sources)
@@ -240,6 +241,9 @@ func (w *model) share(p *vpc, step int) {
 		ID: p.id, Image: "image", URL: "http://" + p.id, Serial: p.order.Serial, Mbit: p.mbit, Frames: w.frames, Have: p.n,
 		Missing: missing, Backlog: 100 * (len(p.arrived) - p.written) / p.memory, Rate: int64(rate), Done: done, Trouble: p.trouble,
 	}
+	if p.lie != nil {
+		p.lie(&s)
+	}
 	p.state = s
 	p.trouble = nil
 	was := p.order
@@ -271,7 +275,7 @@ func (w *model) run(most int) int {
 	w.t.Helper()
 	for step := range most {
 		w.step(step)
-		left := slices.ContainsFunc(w.pcs, func(p *vpc) bool { return p.done == 0 && (p.cut == 0 || p.cut > step) })
+		left := slices.ContainsFunc(w.pcs, func(p *vpc) bool { return p.done == 0 && p.lie == nil && (p.cut == 0 || p.cut > step) })
 		if !left {
 			return step
 		}
