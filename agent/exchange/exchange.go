@@ -223,7 +223,8 @@ func (x *Exchange) Checked(f Frame, good bool) {
 	case guilty != nil:
 		guilty.blame(f.Index)
 	case times > maxBad:
-		x.fail(fail(reimport, "the image on the appliance is damaged: frame %d doesn't match its hash", f.Index))
+		x.fail(fail("if other PCs get this image, test the memory of this one; otherwise "+reimport,
+			"the image on the appliance is damaged, or this PC's memory: frame %d never matches its hash", f.Index))
 	}
 }
 

@@ -256,14 +256,14 @@ func (w *writer) count(n int) {
 }
 
 // unseal makes a disk whose sealing failed one that doesn't boot again. It is
-// not to be stopped.
-func (w *writer) unseal() error {
+// not to be stopped. why is what went wrong, and comes back.
+func (w *writer) unseal(why error) error {
 	err := errors.Join(
 		w.dev.Zero(0, images.Head),
 		w.dev.Zero(w.tailAt, w.size-w.tailAt),
 		w.dev.Sync())
-	if err != nil {
-		return fail("take the disk out of this PC: it may still start from it", "and it could not be made unbootable again: %w", err)
+	if err != nil { // whatever went wrong before, this matters more
+		return fail("take the disk out of this PC: it may still start from it", "%w, and the disk could not be made unbootable again: %w", why, err)
 	}
-	return nil
+	return why
 }

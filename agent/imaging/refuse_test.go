@@ -129,6 +129,24 @@ func TestStopAndNotUnsealed(t *testing.T) {
 	}
 }
 
+// The head went in and the disk fails: the advice is not just to try another one.
+func TestFailedAndNotUnsealed(t *testing.T) {
+	p := paint(t, 3, 5<<20, 512)
+	d := newMemory(12<<20, 512)
+	sealed := false
+	d.fault = func(n int, op string, off, length int64) trick {
+		sealed = sealed || op == "write" && off == 0
+		if sealed && op != "write" {
+			return broken
+		}
+		return honest
+	}
+	out, _ := Write(t.Context(), d, p.job(t), new(Meter))
+	if out.Result != wire.Failed || !strings.Contains(out.Cause, "the disk failed") || !strings.Contains(out.Next, "take the disk out") {
+		t.Fatalf("%+v", out)
+	}
+}
+
 // Slots may share a block of 4096 bytes; filling one must not undo another.
 func TestSlotsInOneBlock(t *testing.T) {
 	p := paint(t, 9, 5<<20, 4096)

@@ -151,7 +151,7 @@ func (w *writer) run(ctx context.Context) error {
 		return err
 	}
 	if err := w.seal(ctx); err != nil {
-		return errors.Join(err, w.unseal())
+		return w.unseal(err)
 	}
 	return nil
 }
