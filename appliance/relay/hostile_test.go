@@ -186,7 +186,7 @@ func TestDoneThatSwings(t *testing.T) {
 // in a bounded time.
 func TestModelOneLies(t *testing.T) {
 	worst := 0
-	for seed := range uint64(100) {
+	for seed := range uint64(50) {
 		w := newModel(t, seed, 300, Config{ChainMax: 4 + int(seed%2)*60})
 		rnd := w.rnd
 		who := rnd.IntN(12)
