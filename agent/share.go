@@ -44,7 +44,7 @@ func (j *job) exchange(m *images.Manifest, first []int, found []bool) *exchange.
 			}
 		}
 		var err error
-		if cfg.Listener, err = net.Listen("tcp", net.JoinHostPort(l.Address.IP.String(), "0")); err != nil {
+		if cfg.Listener, err = exchange.Listen(context.Background(), net.JoinHostPort(l.Address.IP.String(), "0")); err != nil {
 			j.log.Warn("other PCs can't be served", "err", err) // they have the appliance
 		}
 	}

@@ -185,7 +185,7 @@ func (s *shelf) room(n int64) bool {
 // needed reports whether somebody who must not be let down lacks frame i.
 func (s *shelf) needed(i int) bool {
 	for t := range s.takers {
-		if !t.patient && t.lacks(i) {
+		if !t.patient && !t.stalled && t.lacks(i) {
 			return true
 		}
 	}

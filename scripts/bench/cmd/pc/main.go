@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -96,7 +95,7 @@ func run(ctx context.Context, c config, r *report) error {
 	cfg := exchange.Config{Manifest: m, URL: c.frames, Memory: int64(c.memory) << 20, Job: c.job, Mbit: c.mbit, Streams: c.streams}
 	if c.share != "" {
 		cfg.Share = func(ctx context.Context, s wire.Share) (wire.Order, error) { return share(ctx, c.share, s) }
-		if cfg.Listener, err = net.Listen("tcp", c.listen); err != nil {
+		if cfg.Listener, err = exchange.Listen(ctx, c.listen); err != nil {
 			return err
 		}
 	}
