@@ -60,7 +60,8 @@ func (j *job) linger(ctx context.Context, x *exchange.Exchange) {
 		defer tick.Stop()
 		for {
 			if x.Stats().Takers > 0 {
-				j.show(screen.View{Kind: screen.Done, Title: "Finished", Detail: "passing the image on to other PCs", Next: "leave this PC on: it restarts by itself", Percent: 100})
+				// Nobody may take this PC away yet, and the workshop may still think otherwise of it.
+				j.show(screen.View{Kind: screen.Working, Title: "Passing on", Detail: "other PCs get the image from this one", Next: "leave this PC on: it restarts by itself", Percent: 100})
 			}
 			select {
 			case <-tick.C:

@@ -32,6 +32,7 @@ const (
 	recAlive  = 'l'
 	recEnd    = 'e'
 	maxPiece  = 256 << 10
+	maxEmpty  = 64
 	bytesRead = 64 << 10 // taken from the connection at once
 )
 
@@ -50,6 +51,7 @@ type receiver interface {
 // It accepts only what fits the manifest.
 func receive(r *bufio.Reader, m *images.Manifest, to receiver) error {
 	current, left := -1, int64(0)
+	empty := 0 // frames in a row of which nothing came: each costs memory here and nothing there
 	for {
 		kind, err := r.ReadByte()
 		if err != nil {
@@ -70,6 +72,9 @@ func receive(r *bufio.Reader, m *images.Manifest, to receiver) error {
 			case i >= len(m.Frames) || int64(offset) >= m.Frames[i].Length:
 				return fmt.Errorf("there is no frame %d with a byte %d", i, offset)
 			}
+			if empty++; empty > maxEmpty {
+				return fmt.Errorf("%d frames were begun, and no byte came of them", maxEmpty)
+			}
 			current, left = i, m.Frames[i].Length-int64(offset)
 			if err := to.frame(i, int64(offset)); err != nil {
 				return err
@@ -86,6 +91,7 @@ func receive(r *bufio.Reader, m *images.Manifest, to receiver) error {
 				return err
 			}
 			left -= int64(n)
+			empty = 0
 		case recAbort:
 			left = 0
 			to.abort()

@@ -76,6 +76,8 @@ func TestReceive(t *testing.T) {
 		{"two frames", join(record(recFrame, 2, 0), data(150), record(recAlive, 3), data(50), record(recGood, 2), record(recFrame, 3, 299), data(1), record(recEnd)), false, []int{2, 3}},
 		{"one breaks off", join(record(recFrame, 2, 0), data(150), record(recAbort), record(recFrame, 4, 0), data(400), record(recEnd)), false, []int{2, 4}},
 		{"a frame in a frame", join(record(recFrame, 2, 0), data(150), record(recFrame, 4, 0)), true, []int{2}},
+		{"frames without bytes", join(bytes.Repeat(join(record(recFrame, 2, 0), record(recAbort)), maxEmpty), record(recFrame, 2, 0), data(200), record(recEnd)), true, slices.Repeat([]int{2}, maxEmpty)},
+		{"some frames without bytes", join(bytes.Repeat(join(record(recFrame, 2, 0), record(recAbort)), maxEmpty-1), record(recFrame, 2, 0), data(200), record(recEnd)), false, slices.Repeat([]int{2}, maxEmpty)},
 		{"too many bytes", join(record(recFrame, 2, 100), data(101)), true, []int{2}},
 		{"bytes of no frame", data(1), true, nil},
 		{"nothing as data", join(record(recFrame, 2, 0), data(0)), true, []int{2}},
