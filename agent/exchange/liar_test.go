@@ -236,6 +236,37 @@ func TestOddOrders(t *testing.T) {
 	h.all(b)
 }
 
+// Memory gets tight, and the start of a frame that broke off is forgotten after a
+// taker got it. It was never checked: the taker gets the frame from its first
+// byte when it comes again, or this PC would be named for what others sent.
+func TestForgottenStart(t *testing.T) {
+	p := paint(t, 24, true)
+	s := newShelf(p.m, minMemory, nil, nil)
+	taker := &taker{stripes: 1, have: make([]byte, 3), partial: map[int]int64{}}
+	s.admit(taker)
+	b, err := s.begin(t.Context(), 0, 0, "a")
+	if err != nil || b == nil {
+		t.Fatal(b, err)
+	}
+	s.grow(b, 1000)
+	s.end(0, b)
+	taker.partial[0] = 1000 // and went on to something else
+	for i := 1; !b.bad; i++ {
+		if p.m.Frames[i].Length == 0 {
+			continue
+		}
+		if b, err := s.begin(t.Context(), i, 0, "b"); err != nil || b == nil {
+			t.Fatal(b, err)
+		}
+	}
+	s.frames[0].state, s.frames[0].box = whole, &box{data: make([]byte, p.m.Frames[0].Length)}
+	s.order = append(s.order, 0)
+	taker.have = []byte{0xfe, 0xff, 0xff}
+	if i, b, offset := s.pick(taker); i != 0 || b == nil || offset != 0 {
+		t.Errorf("frame %d goes on at %d", i, offset)
+	}
+}
+
 // Whoever let nothing in for long doesn't complain that its source went away.
 func TestLetGo(t *testing.T) {
 	t.Parallel()

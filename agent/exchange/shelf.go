@@ -292,6 +292,9 @@ func (s *shelf) discard(i int) {
 func (s *shelf) forget(i int) {
 	f := &s.frames[i]
 	f.box.bad = true
+	for t := range s.takers {
+		delete(t.partial, i) // its start is not to be joined to the end of another
+	}
 	s.used -= int64(len(f.box.data))
 	f.state, f.box = lacking, nil
 }
