@@ -143,6 +143,10 @@ func (d *depot) fetch(ctx context.Context, list []int, came func()) error {
 		if b == nil {
 			return nil // somebody else has brought it meanwhile; the rest is claimed anew
 		}
+		if body != nil && offset > 0 { // the start is here: it isn't what comes next
+			body.close()
+			body = nil
+		}
 		if body == nil {
 			if body, err = d.open(ctx, frames[i].Offset+offset, end); err != nil {
 				d.x.shelf.end(i, b)

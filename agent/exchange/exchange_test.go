@@ -257,6 +257,34 @@ func TestAlone(t *testing.T) {
 	}
 }
 
+// Sources broke off in the middle of frames; the appliance gives the rest of
+// them, each from its byte on.
+func TestStartsAreHere(t *testing.T) {
+	t.Parallel()
+	p := paint(t, 24, false)
+	h := newHall(t, p)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &pc{id: "a", Exchange: New(Config{Manifest: p.m, URL: h.url, Listener: l})}
+	here := 0
+	for _, i := range []int{0, 1, 5, 8, 9} {
+		b, err := c.shelf.begin(t.Context(), i, 0, "gone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.shelf.grow(b, copy(b.data[:1000*(i+1)], p.bytes(i)))
+		c.shelf.end(i, b)
+		here += b.n
+	}
+	go c.Run(t.Context())
+	h.all(c)
+	if s := c.Stats(); s.Retries > 0 || s.Fetched != int64(len(p.frames)-here) {
+		t.Errorf("%+v for %d bytes, of which %d were here", s, len(p.frames), here)
+	}
+}
+
 // A chain of PCs: the appliance sends each frame once.
 func TestChain(t *testing.T) {
 	t.Parallel()
