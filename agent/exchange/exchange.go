@@ -23,8 +23,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/netutil"
-
 	"refurb/agent/wire"
 	"refurb/images"
 )
@@ -42,7 +40,7 @@ type Config struct {
 	// PCs, everything comes from the appliance.
 	Share    func(context.Context, wire.Share) (wire.Order, error)
 	Job      string
-	Listener net.Listener // where other PCs are served; nil: they aren't
+	Listener net.Listener // of TCP, where other PCs are served; nil: they aren't
 	Mbit     int          // speed of the card in use; 0: unknown
 
 	Stall    time.Duration // a silent connection to the appliance is given up after this; 0: 20 s
@@ -144,7 +142,7 @@ func (x *Exchange) Run(ctx context.Context) error {
 		server := &http.Server{Handler: x.handler(), ReadHeaderTimeout: time.Second, ReadTimeout: 3 * time.Second, IdleTimeout: time.Second, MaxHeaderBytes: 8 << 10,
 			ErrorLog: slog.NewLogLogger(x.log.Handler(), slog.LevelDebug)}
 		parts.Go(func() {
-			err := server.Serve(netutil.LimitListener(x.cfg.Listener, maxConns))
+			err := server.Serve(&door{x.cfg.Listener, make(chan struct{}, maxConns), x.closing})
 			if ctx.Err() == nil {
 				x.log.Warn("other PCs can't be served", "err", err) // this one goes on
 			}

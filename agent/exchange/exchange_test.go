@@ -630,3 +630,32 @@ func (s *spoiler) Write(b []byte) (int, error) {
 	b[len(b)/2] ^= 1
 	return s.ResponseWriter.Write(b)
 }
+
+// Two PCs that feed each other a stripe each, both with memory full of what the
+// other lacks, don't wait for ever.
+func TestTwoTreesDontJam(t *testing.T) {
+	t.Parallel()
+	p := paint(t, 24, true)
+	h := newHall(t, p)
+	small := func(c *Config) { c.Memory = minMemory }
+	a, b := h.join("a", small), h.join("b", small)
+	root := h.join("root", func(c *Config) { c.Memory = 256 << 20 })
+	h.order("root", wire.Order{Depot: true})
+	h.order("a", wire.Order{Sources: []wire.Source{root.source(), b.source()}})
+	h.order("b", wire.Order{Sources: []wire.Source{a.source(), root.source()}})
+	go func() { // what was dropped, the appliance has
+		for t.Context().Err() == nil {
+			for _, id := range []string{"a", "b"} {
+				if s, _ := h.said(id); s.Missing > 0 && s.Serial > 0 {
+					h.mu.Lock()
+					o := h.orders[id]
+					o.Depot = true
+					h.orders[id] = o
+					h.mu.Unlock()
+				}
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	h.all(root, a, b)
+}

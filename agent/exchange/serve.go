@@ -10,7 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,8 +23,8 @@ import (
 const (
 	maxTakers = 4                      // served at once
 	signs     = 200 * time.Millisecond // between two signs of life
-	unwaited  = time.Second            // a taker that takes nothing for so long isn't waited for
-	unmoved   = 5 * time.Second        // and is let go after this
+	unwaited  = time.Second            // a taker that takes nothing for so long is looked at
+	unmoved   = 10 * time.Second       // and is let go after this
 	maxAsk    = 256 << 10              // bytes of an ask: bitmaps of images up to 4 TiB
 )
 
@@ -55,7 +55,7 @@ func (a *ask) check(m *images.Manifest) error {
 type taker struct {
 	stripe, stripes int
 	patient         bool
-	stalled         bool   // takes nothing just now
+	dead            bool   // acknowledges nothing
 	have            []byte // has or was sent: guarded by the shelf's mu, like the rest
 	partial         map[int]int64
 	unjudged        []int  // sent, and not checked here yet
@@ -164,32 +164,93 @@ type sender struct {
 	conn  net.Conn
 	never []byte // as last sent
 	drops int    // the shelf's, then
-
-	writes atomic.Int64 // that have ended
 }
 
 func (s *sender) write(parts ...[]byte) error {
 	if err := s.conn.SetWriteDeadline(time.Now().Add(unmoved)); err != nil {
 		return err
 	}
-	// Memory isn't kept full for a taker that has lost power.
-	turn := s.writes.Load()
-	stall := time.AfterFunc(unwaited, func() {
-		s.x.shelf.mu.Lock()
-		defer s.x.shelf.mu.Unlock()
-		s.taker.stalled = s.writes.Load() == turn
-		s.x.shelf.announce()
-	})
+	written := make(chan struct{})
+	look := time.AfterFunc(unwaited, func() { s.watch(written) })
 	b := net.Buffers(parts)
 	n, err := b.WriteTo(s.conn)
-	s.writes.Add(1)
-	if !stall.Stop() {
-		s.x.shelf.mu.Lock()
-		s.taker.stalled = false
-		s.x.shelf.mu.Unlock()
+	close(written)
+	if !look.Stop() {
+		s.dead(false)
 	}
 	s.x.sent.Add(n)
 	return err
+}
+
+// watch looks at a write that takes long. Whoever has only no room just now still
+// acknowledges; nothing is kept for one that has lost power.
+func (s *sender) watch(written <-chan struct{}) {
+	for {
+		if silent(s.conn) {
+			s.dead(true)
+		}
+		select {
+		case <-written:
+			s.dead(false)
+			return
+		case <-time.After(signs):
+		}
+	}
+}
+
+func (s *sender) dead(is bool) {
+	s.x.shelf.mu.Lock()
+	defer s.x.shelf.mu.Unlock()
+	if s.taker.dead != is {
+		s.taker.dead = is
+		s.x.shelf.announce()
+	}
+}
+
+// silent reports whether the other side acknowledges nothing: what was sent has
+// been sent again twice, or it was asked for room twice.
+func silent(c net.Conn) (is bool) {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		is = err == nil && (info.Retransmits >= 2 || info.Probes >= 2)
+	})
+	return is
+}
+
+// door lets so many connections in at once.
+type door struct {
+	net.Listener
+	slots   chan struct{}
+	closing <-chan struct{}
+}
+
+func (d *door) Accept() (net.Conn, error) {
+	select {
+	case d.slots <- struct{}{}:
+	case <-d.closing:
+		return nil, net.ErrClosed
+	}
+	c, err := d.Listener.Accept()
+	if err != nil {
+		<-d.slots
+		return nil, err
+	}
+	return &guest{c.(*net.TCPConn), sync.OnceFunc(func() { <-d.slots })}, nil
+}
+
+// guest is still a *net.TCPConn, so that a piece goes out by one system call.
+type guest struct {
+	*net.TCPConn
+	leave func()
+}
+
+func (g *guest) Close() error {
+	defer g.leave()
+	return g.TCPConn.Close()
 }
 
 // run sends, in the order in which they arrived here, all frames that the taker

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"refurb/images"
 )
@@ -100,7 +101,7 @@ func (s *shelf) announce() {
 func (s *shelf) begin(ctx context.Context, i int, offset int64, from string) (*box, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for {
+	for start := time.Now(); ; {
 		f := &s.frames[i]
 		if f.state != lacking {
 			return nil, nil
@@ -124,7 +125,7 @@ func (s *shelf) begin(ctx context.Context, i int, offset int64, from string) (*b
 			return nil, nil
 		}
 		n := s.m.Frames[i].Length
-		if f.pinned || s.room(n) { // without the first ones, nothing else is written
+		if f.pinned || s.room(n, time.Since(start) >= jam) { // without the first ones, nothing else is written
 			f.box = &box{data: make([]byte, n), from: from}
 			f.state = coming
 			s.used += n
@@ -140,12 +141,19 @@ func (s *shelf) begin(ctx context.Context, i int, offset int64, from string) (*b
 		select {
 		case <-changed:
 			s.mu.Lock()
+		case <-time.After(jam):
+			s.mu.Lock()
 		case <-ctx.Done():
 			s.mu.Lock()
 			return nil, context.Cause(ctx)
 		}
 	}
 }
+
+// jam is how long memory may be full of frames that others lack. In two trees
+// each of two PCs may wait for the other to make room: then both drop some, and
+// their takers get those from elsewhere. A chain has no such circle.
+const jam = 2 * time.Second
 
 // errFirst says that memory is full and stays so until a first frame comes,
 // which nobody brings just now.
@@ -158,13 +166,13 @@ func (s *shelf) stuck() bool {
 // room drops frames until n more bytes fit: first those that are on the disk,
 // then, lest a source that only ever begins frames fills the memory, what is
 // there of broken ones.
-func (s *shelf) room(n int64) bool {
+func (s *shelf) room(n int64, jammed bool) bool {
 	if s.used+n <= s.limit {
 		return true
 	}
 	for _, i := range s.order {
 		f := &s.frames[i]
-		if f.state == good && f.stored && !f.pinned && f.box.refs == 0 && !s.needed(i) {
+		if f.state == good && f.stored && !f.pinned && f.box.refs == 0 && !s.needed(i, jammed) {
 			s.used -= int64(len(f.box.data))
 			f.state, f.box = gone, nil
 			s.drops++
@@ -183,9 +191,9 @@ func (s *shelf) room(n int64) bool {
 }
 
 // needed reports whether somebody who must not be let down lacks frame i.
-func (s *shelf) needed(i int) bool {
+func (s *shelf) needed(i int, jammed bool) bool {
 	for t := range s.takers {
-		if !t.patient && !t.stalled && t.lacks(i) {
+		if !t.patient && !t.dead && !(jammed && t.stripes > 1) && t.lacks(i) {
 			return true
 		}
 	}

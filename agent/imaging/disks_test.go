@@ -60,6 +60,7 @@ func (d *memory) step(op string, off, length int64) (trick, error) {
 	switch op {
 	case "read":
 		d.reads = append(d.reads, off)
+	case "sync":
 	default:
 		d.writes++
 		if d.refused != nil {

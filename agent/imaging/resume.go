@@ -20,6 +20,10 @@ func Found(ctx context.Context, dev Device, m *images.Manifest, claims []byte, r
 		return nil, nil
 	}
 	meter.begin(m.Bytes, nil)
+	// After a crash of the agent, what it wrote may still be on its way.
+	if err := dev.Sync(); err != nil {
+		return nil, nil
+	}
 	l := lay(m, dev.Size())
 	if ok, err := marked(dev, l); err != nil || !ok || l.tailAt >= l.size {
 		return nil, nil

@@ -27,7 +27,7 @@ func TestTroubleFails(t *testing.T) {
 		{name: "disk too small", disk: lab.Disk{Bytes: 32 << 20}, reason: "too small"},
 		{name: "4096-byte blocks", disk: lab.Disk{Bytes: 256 << 20, Block: 4096}, reason: "4096"},
 		{name: "writes fail", disk: lab.Disk{Bytes: 256 << 20, Node: "driver=blkdebug,image.driver=file,image.filename=DISK,inject-error.0.event=none,inject-error.0.iotype=write,inject-error.0.errno=5,inject-error.0.sector=20480"}, reason: "writ"},
-		{name: "a disk that drops what it is given", disk: lab.Disk{Bytes: 256 << 20, Node: "driver=null-co,size=268435456,read-zeroes=on"}, reason: "read back"},
+		{name: "a disk that drops what it is given", disk: lab.Disk{Bytes: 256 << 20, Node: "driver=null-co,size=268435456,read-zeroes=on"}, reason: "doesn't keep what is written"},
 		{name: "corrupt image", disk: lab.Disk{Bytes: 256 << 20}, reason: "damaged", spoil: func(s *shop) {
 			f, err := os.OpenFile(filepath.Join(s.data, "images", built.root, "frames"), os.O_RDWR, 0)
 			must(s, err)
