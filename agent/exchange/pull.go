@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -18,7 +19,7 @@ import (
 const (
 	silence    = time.Second            // five signs of life that didn't come
 	connecting = 2 * time.Second        // to be connected and answered
-	pauseRead  = 4 * time.Millisecond   // what trickles in is gathered, not passed on byte by byte
+	pauseRead  = 1 * time.Millisecond   // what trickles in is gathered, not passed on byte by byte
 	distrust   = 4 * time.Second        // likewise, when it sent wrong bytes: the appliance needs three to judge
 	newcomer   = time.Second            // that a source may take to learn of this PC
 	pauseTry   = 500 * time.Millisecond // before the same source is asked again
@@ -191,7 +192,7 @@ func (s *source) pull(ctx context.Context) error {
 		return fmt.Errorf("it answered %s", resp.Status)
 	}
 	s.box = nil
-	err = receive(bufio.NewReaderSize(resp.Body, bytesRead), x.cfg.Manifest, &inlet{s, ctx})
+	err = receive(bufio.NewReaderSize(&gather{Reader: resp.Body}, bytesRead), x.cfg.Manifest, &inlet{s, ctx})
 	if s.box != nil {
 		x.shelf.end(s.at, s.box)
 	}
@@ -248,13 +249,27 @@ func (s *inlet) arrived(n int) {
 	}
 	s.x.count(n, true)
 	s.x.shelf.grow(s.box, n)
-	switch {
-	case s.box.n == len(s.box.data):
+	if s.box.n == len(s.box.data) {
 		s.x.shelf.end(s.at, s.box)
 		s.box = nil
-	case n < bytesRead/2:
+	}
+}
+
+// gather reads what has come meanwhile by one system call: when a read has
+// emptied the connection, the next one comes a little later. Pieces that wait in
+// memory are not held up by it.
+type gather struct {
+	io.Reader
+	empty bool
+}
+
+func (g *gather) Read(p []byte) (int, error) {
+	if g.empty {
 		time.Sleep(pauseRead)
 	}
+	n, err := g.Reader.Read(p)
+	g.empty = n < bytesRead/2
+	return n, err
 }
 
 func (s *inlet) abort() {
