@@ -142,10 +142,10 @@ func TestSharingOnTheBench(t *testing.T) {
 	if err := h.reg.Suspect(t.Context(), one.plan.Job, "memory"); err != nil {
 		t.Fatal(err)
 	}
-	wants(t, s.next(t), "Passes damaged data on: test its memory")
+	wants(t, s.next(t), "May damage data: test its memory")
 	page := "/devices/" + one.device().ID
 	_, body := b.get(page)
-	wants(t, body, "This PC passes damaged data on.", "Passed damaged data on to another PC", "from the server", "1 of 2 in line", ">PC 2<")
+	wants(t, body, "This PC may damage data that it passes on.", "Another PC got damaged data from it", "from the server", "1 of 2 in line", ">PC 2<")
 
 	var v workshop.View
 	_, body = b.get("/api/devices")
