@@ -27,10 +27,10 @@ func plan(o options, b *bench, small *picture, tools peers) []*test {
 		name string
 		conditions
 	}{{"disk", disk}, {"link", link}} {
-		add("limit-wire-"+at.name, wire1, 1, o.runs, at.conditions)
+		add("limit-wire-"+at.name, wire1, 1, few, at.conditions)
 	}
-	add("limit-write", write1, 1, o.runs, disk)
-	add("limit-read", read1, 1, o.runs, disk)
+	add("limit-write", write1, 1, few, disk)
+	add("limit-read", read1, 1, few, disk)
 	add("one", refurb, 1, o.runs, disk)
 	for _, n := range o.pcs {
 		add(fmt.Sprint("batch", n), refurb, n, o.runs, link)
@@ -45,20 +45,16 @@ func plan(o options, b *bench, small *picture, tools peers) []*test {
 	again.play = resume
 	for _, n := range o.pcs {
 		if tools["udp-sender"] {
-			runs := few
+			runs := 1
 			if n == most {
 				runs = o.runs
 			}
 			add(fmt.Sprint("udpcast", n), byName("udpcast"), n, runs, link)
 		}
 		if tools["aria2c"] && n > 1 {
-			runs := 1
-			if n == most {
-				runs = few
-			}
-			add(fmt.Sprint("aria2-bittorrent", n), byName("aria2-bittorrent"), n, runs, link)
+			add(fmt.Sprint("aria2-bittorrent", n), byName("aria2-bittorrent"), n, 1, link)
 		}
-		if n > 1 {
+		if n == most && n > 1 {
 			t := add(fmt.Sprint("refurb-unicast", n), unicast, n, 1, link)
 			t.image = small
 		}
