@@ -121,7 +121,7 @@ func TestSharingOnTheBench(t *testing.T) {
 	one := h.start(someReport(1, "Dell", "OptiPlex", blankDisk("AA000001"))).image().progress(wire.PhaseImaging, 6*gb, 12*gb, 100_000_000)
 	two := h.start(someReport(2, "Acer", "Veriton", blankDisk("AA000002"))).image().progress(wire.PhaseImaging, 6*gb, 12*gb, 50_000_000)
 	s := openStream(t, b, "/bench/stream")
-	wants(t, s.next(t), "all done in about", "6 min")
+	wants(t, s.next(t), "all done in about", "4 min")
 	h.reg.Arranged(map[string]workshop.Flow{
 		one.plan.Job: {Appliance: true, To: []int{2}, Place: 1, Of: 2},
 		two.plan.Job: {From: []int{1}, After: 1, Place: 2, Of: 2},
