@@ -66,7 +66,7 @@ func parse(args []string) (o options, err error) {
 	fs.IntVar(&o.runs, "runs", 5, "runs of each test")
 	sizes := fs.String("pcs", "1,4,8,16", "sizes of batches")
 	fs.IntVar(&o.full, "frames", 200, "frames with content")
-	fs.IntVar(&o.zero, "zero", 40, "frames of zeroes")
+	fs.IntVar(&o.zero, "zero", 8, "frames of zeroes")
 	fs.Uint64Var(&o.seed, "seed", 1, "of the image's content")
 	fs.IntVar(&o.mbit, "mbit", 25, "speed of ports in batches")
 	fs.IntVar(&o.fast, "fast", 400, "speed of the port of one PC alone against its limit")

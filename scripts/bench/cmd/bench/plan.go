@@ -41,13 +41,13 @@ func plan(o options, b *bench, small *picture, tools peers) []*test {
 	} else {
 		tests = tests[:len(tests)-1]
 	}
-	again := add("resume", refurb, 1, o.runs, conditions{mbit: 4 * o.mbit, write: disk.write, read: disk.read})
+	again := add("resume", refurb, 1, few, conditions{mbit: 4 * o.mbit, write: disk.write, read: disk.read})
 	again.play = resume
 	for _, n := range o.pcs {
 		if tools["udp-sender"] {
 			runs := 1
 			if n == most {
-				runs = o.runs
+				runs = few
 			}
 			add(fmt.Sprint("udpcast", n), byName("udpcast"), n, runs, link)
 		}
@@ -62,10 +62,8 @@ func plan(o options, b *bench, small *picture, tools peers) []*test {
 	for _, e := range others {
 		switch {
 		case !tools.has(e.tool) || e.file:
-		case e.tool == "casync" || e.tool == "desync":
-			add("one-"+e.name, e, 1, 1, disk)
 		default:
-			add("one-"+e.name, e, 1, few, disk)
+			add("one-"+e.name, e, 1, 1, disk)
 		}
 	}
 	return tests
