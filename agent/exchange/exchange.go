@@ -58,7 +58,8 @@ const (
 
 const lookAtCable = "look at the network cable, the switch and the appliance, then start this PC again"
 
-// Failure is why the frames can't be had and what a volunteer does next.
+// Failure is why frames can't be had, or an image not written, and what a
+// volunteer does next.
 type Failure struct {
 	Cause error
 	Next  string

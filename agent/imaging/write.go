@@ -67,17 +67,8 @@ type Job struct {
 	flushBytes int64 // for tests; 0: 256 MiB
 }
 
-// Failure is why a job failed and what a volunteer does next.
-type Failure struct {
-	Cause error
-	Next  string
-}
-
-func (f *Failure) Error() string { return f.Cause.Error() }
-func (f *Failure) Unwrap() error { return f.Cause }
-
 func fail(next, format string, a ...any) error {
-	return &Failure{Cause: fmt.Errorf(format, a...), Next: next}
+	return &exchange.Failure{Cause: fmt.Errorf(format, a...), Next: next}
 }
 
 // Write puts the job's image onto dev. The outcome is Done only if every byte
@@ -198,9 +189,7 @@ func (w *writer) outcome(err error) (wire.Outcome, *finish.Table) {
 	}
 	o.Result, o.Phase, o.Cause = wire.Failed, phase, strings.ReplaceAll(err.Error(), "\n", ", ")
 	o.Next = "start this PC again from the network"
-	if f, ok := errors.AsType[*Failure](err); ok {
-		o.Next = f.Next
-	} else if f, ok := errors.AsType[*exchange.Failure](err); ok {
+	if f, ok := errors.AsType[*exchange.Failure](err); ok {
 		o.Next = f.Next
 	} else if e, ok := errors.AsType[*wire.Error](err); ok { // what the appliance said to one of the callers' functions
 		o.Cause, o.Next = e.Message, e.Next
