@@ -16,7 +16,8 @@ import "time"
 //
 //	1  report, plan, progress, event, first-boot check-in
 //	2  share: PCs pass frames on to each other, and resume from claimed ones
-const Version = 2
+//	3  erasure, health of disks, birth record; classes ours, encrypted and locked
+const Version = 3
 
 // Paths of the agent API (TLS). All but PathCheckin want "Authorization:
 // Bearer <boot token>"; PathCheckin wants the job's check-in token.
@@ -148,8 +149,11 @@ type Class string
 
 const (
 	ClassBlank      Class = "blank"
+	ClassOurs       Class = "ours"       // a birth record of this appliance, made for this very disk
 	ClassStructured Class = "structured" // a partition table and nothing known behind it
 	ClassData       Class = "data"
+	ClassEncrypted  Class = "encrypted" // LUKS, BitLocker, encrypted APFS…
+	ClassLocked     Class = "locked"    // the disk itself wants a password
 	ClassUnreadable Class = "unreadable"
 )
 
@@ -177,6 +181,9 @@ type Disk struct {
 	// Found lists the signatures that made the class: "gpt", "ntfs", "luks"…
 	// Never labels, names or content.
 	Found []string `json:"found,omitempty"`
+
+	Health    *Health    `json:"health,omitempty"`    // nil: nobody has asked
+	Abilities *Abilities `json:"abilities,omitempty"` // how it can erase itself; nil: nobody has asked
 }
 
 type NIC struct {
@@ -202,6 +209,7 @@ type Action string
 const (
 	ActionHold  Action = "hold"  // wait; Plan.Reason says for what; poll again
 	ActionImage Action = "image" // write Plan.Image to Plan.Disk
+	ActionErase Action = "erase" // erase Plan.Disk as Plan.Erase says
 	ActionLocal Action = "local" // nothing to do here: reboot, the local disk will start
 	ActionFail  Action = "fail"  // nothing can be done; Plan.Reason and Plan.Next say why
 )
@@ -219,6 +227,7 @@ type Plan struct {
 	Disk    *DiskID `json:"disk,omitempty"`
 	Content Class   `json:"content,omitempty"` // the class that was approved; another one now means stop
 	Image   *Image  `json:"image,omitempty"`
+	Erase   *Erase  `json:"erase,omitempty"`
 }
 
 // Image tells the agent what to fetch and from where. Manifest and frames go in
@@ -231,6 +240,7 @@ type Image struct {
 	Streams     int     `json:"streams"`          // connections to the appliance when there are no peers
 	Claims      []byte  `json:"claims,omitempty"` // Share.Claims of an earlier attempt on this disk with this image
 	Checkin     Checkin `json:"checkin"`          // written into the image's check-in slot, if it has one
+	Birth       []byte  `json:"birth,omitempty"`  // a signed Birth, for the EFI system partition once all was read back
 }
 
 // Phase of a job as the agent sees it.
@@ -240,6 +250,8 @@ const (
 	PhaseImaging   Phase = "imaging"
 	PhaseVerifying Phase = "verifying"
 	PhaseFinishing Phase = "finishing"
+	PhaseErasing   Phase = "erasing"
+	PhaseChecking  Phase = "checking" // an erased disk is read
 )
 
 // Progress is droppable: the latest one wins and none changes a job's state.
@@ -325,6 +337,7 @@ type EventKind string
 
 const (
 	EventImaging   EventKind = "imaging"   // the first write is about to happen
+	EventErasing   EventKind = "erasing"   // the first command that destroys is about to be given
 	EventVerifying EventKind = "verifying" // all is written and synced, reading back begins
 	EventOutcome   EventKind = "outcome"   // the last one
 )
@@ -335,7 +348,7 @@ type Event struct {
 	Seq     int       `json:"seq"` // 1, 2, 3…
 	Kind    EventKind `json:"kind"`
 	Clock   time.Time `json:"clock"`
-	Disk    *DiskID   `json:"disk,omitempty"`    // with EventImaging: read from the opened descriptor
+	Disk    *DiskID   `json:"disk,omitempty"`    // with EventImaging and EventErasing: read from the opened descriptor
 	Outcome *Outcome  `json:"outcome,omitempty"` // with EventOutcome
 }
 
@@ -370,6 +383,10 @@ type Outcome struct {
 	ReadTime   time.Duration `json:"read_ns,omitempty"`
 	Finish     []string      `json:"finish,omitempty"`   // "partition 3 grown to 120 GB", "boot entry 0007 first"
 	Warnings   []string      `json:"warnings,omitempty"` // "the firmware refused a boot entry"
+
+	Birth    string    `json:"birth,omitempty"`     // SHA-256, hex, of the birth record that was written and read again
+	SelfTest *SelfTest `json:"self_test,omitempty"` // the disk's own, run beside the job
+	Erasure  *Erasure  `json:"erasure,omitempty"`   // of a job that erases
 }
 
 // Checkin is what a freshly imaged system needs in order to say, once, that it
