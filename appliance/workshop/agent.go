@@ -129,13 +129,15 @@ func (r *Registry) identify(d *draft, b *Boot, rep *wire.Report) (*Device, error
 
 // reported says what a report means for the device's jobs.
 func (r *Registry) reported(d *draft, dev *Device, b *Boot) error {
-	cutOff := false
+	cutOff, erased := false, false
 	old := r.newest(dev.ID)
 	// Not so where the appliance's clock was set back: it would wait for years.
 	if old != nil && old.Boot != b.BootID && !d.now.Before(old.Created) && d.now.Sub(old.Created) < betweenStarts {
 		return &Refusal{Kind: Busy, Message: "This PC starts again and again", Next: "Wait a few seconds and restart it"}
 	}
-	if old != nil && old.Boot == b.BootID {
+	// After an erasure the agent looks at its disks again, and there is a new job.
+	after := old != nil && old.Boot == b.BootID && old.State == Erased
+	if old != nil && old.Boot == b.BootID && !after {
 		if !old.State.Live() {
 			return nil
 		}
@@ -155,40 +157,43 @@ func (r *Registry) reported(d *draft, dev *Device, b *Boot) error {
 	}
 	switch {
 	case old == nil:
+	case after:
+		erased = true
 	case old.State.Live():
 		j := d.job(old.ID)
-		to, reason := Cancelled, "The PC was started again"
-		switch stood := j.stood(); {
-		case stood == Imaging || stood == Verifying:
-			to, reason, cutOff = JobFailed, "The PC restarted before it was finished", true
+		to, result, reason := Cancelled, "", "The PC was started again"
+		switch j.stood() {
+		case Imaging, Verifying:
+			to, result, reason, cutOff = JobFailed, "failed", "The PC restarted before it was finished", true
+		case Erasing:
+			// The drive itself may well be going on with it.
+			to, result, cutOff = JobFailed, "unknown", true
+			reason = "The PC restarted while its disk was being erased: nobody knows what is on it"
 		default:
-			cutOff = j.CutOff
+			cutOff, erased = j.CutOff, j.JustErased
 		}
 		j.Reason, j.Next = reason, ""
-		if err := d.step(j, to, "appliance", Event{Reason: reason, Result: result(to), Params: map[string]string{"boot": b.BootID}}); err != nil {
+		if err := d.step(j, to, "appliance", Event{Reason: reason, Result: result, Params: map[string]string{"boot": b.BootID}}); err != nil {
 			return err
 		}
-	case !dev.Again:
+	case !dev.Again && !dev.Wait:
 		return nil // it had its turn; the plan is to start from its own disk
 	}
-	j := &Job{ID: newID(), Device: dev.ID, State: Booting, Boot: b.BootID, CutOff: cutOff, Created: d.now, Changed: d.now}
-	d.jobs = append(d.jobs, j)
-	dev.Job = j.ID
-	d.event(Event{Device: dev.ID, Job: j.ID, Kind: "payload", Actor: "appliance", Params: maps.Clone(r.cfg.Payload)})
-	if err := d.step(j, Reported, "agent", Event{Params: map[string]string{"boot": b.BootID}}); err != nil {
+	j, err := r.begin(d, dev, b.BootID)
+	if err != nil {
 		return err
 	}
+	j.CutOff, j.JustErased = cutOff, erased
 	return r.settle(d, dev, j)
 }
 
-func result(to JobState) string {
-	switch to {
-	case Verified, FirstBoot:
-		return "ok"
-	case JobFailed:
-		return "failed"
-	}
-	return ""
+// begin makes a new job of a start that has reported.
+func (r *Registry) begin(d *draft, dev *Device, boot string) (*Job, error) {
+	j := &Job{ID: newID(), Device: dev.ID, Lot: dev.Lot, State: Booting, Boot: boot, Created: d.now, Changed: d.now}
+	d.jobs = append(d.jobs, j)
+	dev.Job = j.ID
+	d.event(Event{Device: dev.ID, Job: j.ID, Kind: "payload", Actor: "appliance", Params: maps.Clone(r.cfg.Payload)})
+	return j, d.step(j, Reported, "agent", Event{Params: map[string]string{"boot": boot}})
 }
 
 // resume takes a lost job up where it was.
@@ -226,11 +231,16 @@ func (r *Registry) imageFor(dev *Device) string {
 
 // settle decides what becomes of a job that is reported or held.
 func (r *Registry) settle(d *draft, dev *Device, j *Job) error {
+	return r.follow(d, dev, j, r.assess(dev, j))
+}
+
+// assess gathers what speaks for and against imaging and judges it.
+func (r *Registry) assess(dev *Device, j *Job) verdict {
 	if dev.Lot == "" {
 		dev.Lot = r.open
 	}
 	j.Lot = dev.Lot
-	f := facts{report: dev.Report, lotOpen: r.open != "", cutOff: j.CutOff}
+	f := facts{report: dev.Report, lotOpen: r.open != "", cutOff: j.CutOff, erased: j.JustErased, wait: dev.Wait}
 	if dev.Again {
 		f.again = dev.AgainBy
 	}
@@ -253,7 +263,7 @@ func (r *Registry) settle(d *draft, dev *Device, j *Job) error {
 			f.bytes, f.block, j.Bytes = m.Bytes, m.Block, m.Bytes
 		}
 	}
-	return r.follow(d, dev, j, judge(f))
+	return judge(f)
 }
 
 // follow turns a verdict into the job's next step.
@@ -265,7 +275,7 @@ func (r *Registry) follow(d *draft, dev *Device, j *Job, v verdict) error {
 	}
 	switch v.state {
 	case Approved:
-		return r.approve(d, dev, j, *v.disk, v.by, "")
+		return r.approve(d, dev, j, *v.disk, v.by, nil)
 	case Held:
 		was := j.Hold
 		j.Reason, j.Next, j.Hold = v.reason, v.next, v.hold
@@ -278,45 +288,72 @@ func (r *Registry) follow(d *draft, dev *Device, j *Job, v verdict) error {
 	default:
 		j.Reason, j.Next = v.reason, v.next
 	}
-	return d.step(j, v.state, "appliance", Event{Reason: v.reason, Result: result(v.state), Params: map[string]string{"hold": string(j.Hold)}})
+	return d.step(j, v.state, "appliance", Event{Reason: v.reason, Result: map[bool]string{true: "failed"}[v.state == JobFailed], Params: map[string]string{"hold": string(j.Hold)}})
 }
 
-// approve lets one disk be written once.
-func (r *Registry) approve(d *draft, dev *Device, j *Job, disk wire.Disk, by, typed string) error {
+// approve lets one disk be written once. typed is what a person copied from it,
+// or nil where the disk was the only one and nobody was asked.
+func (r *Registry) approve(d *draft, dev *Device, j *Job, disk wire.Disk, by string, typed *string) error {
 	id := disk.DiskID
 	j.Disk, j.Class = &id, disk.Class
-	j.Approval = &Approval{By: by, At: d.now, Boot: j.Boot, Disk: id, Class: disk.Class}
-	j.Hold, j.Reason, j.Next, j.CutOff = "", "", "", false
+	j.Approval = &Approval{By: by, At: d.now, Boot: j.Boot, Disk: id, Class: disk.Class, ByPath: twin(&dev.Report, id) != "", Typed: typed != nil}
+	j.Hold, j.Reason, j.Next, j.CutOff, j.JustErased = "", "", "", false, false
 	if lot, ok := strings.CutPrefix(by, "lot:"); ok {
 		j.Standing = lot
 	}
-	dev.Again, dev.AgainBy = false, ""
-	return d.step(j, Approved, by, Event{Params: map[string]string{
+	dev.Again, dev.AgainBy, dev.Wait = false, "", false
+	health := DiskHealth(&disk)
+	p := map[string]string{
 		"disk": id.Path, "serial": id.Serial, "wwn": id.WWN, "model": id.Model, "bytes": strconv.FormatInt(id.Bytes, 10),
-		"class": string(disk.Class), "typed": typed, "boot": j.Boot, "image": j.Image, "image_name": j.ImageName,
-	}})
+		"class": string(disk.Class), "boot": j.Boot, "image": j.Image, "image_name": j.ImageName,
+		"health": string(health.State), "health_reasons": strings.Join(health.Reasons, "; "),
+	}
+	if typed != nil {
+		p["typed"] = *typed
+	}
+	if e := j.Erase; e != nil {
+		p["job"], p["check"], p["seed"], p["install"] = "erase", string(e.Check), e.Seed, strconv.FormatBool(e.Install)
+	}
+	return d.step(j, Approved, by, Event{Params: p})
 }
 
 // stillApproved takes an approval back that no longer holds: ten minutes have
-// passed, the disk is another one or holds something else, or the image is gone.
+// passed, the disk is another one or holds something else, others have appeared
+// beside it, or the image is gone.
 func (r *Registry) stillApproved(d *draft, dev *Device, j *Job) error {
 	a := j.Approval
-	v := verdict{state: Held, hold: HoldApproval, next: "Approve it again on the device page"}
-	i := slices.IndexFunc(dev.Report.Disks, func(x wire.Disk) bool { return sameDisk(a.Disk, x.DiskID) })
-	if i >= 0 {
-		v.disk = &dev.Report.Disks[i]
+	disk, why := a.withdrawn(&dev.Report, d.now)
+	v := verdict{state: Held, hold: HoldApproval, reason: why, next: "Approve it again on the device page", disk: disk}
+	if j.Erase != nil {
+		if why == "" {
+			return nil
+		}
+		j.Approval, j.Erase = nil, nil
+		// Nothing else is done in its place before somebody has looked.
+		if w := r.assess(dev, j); w.state == Held {
+			v.hold = w.hold
+		}
+		v.next = "Ask for erasing again on the device page"
+		return r.follow(d, dev, j, v)
 	}
-	_, _, err := r.cfg.Images.Image(j.Image)
+	_, m, err := r.cfg.Images.Image(j.Image)
 	switch {
-	case a.expired(d.now):
-		v.reason = "The approval has expired after ten minutes"
-	case i < 0 || never(v.disk) != "":
-		v.reason = "The approved disk is no longer there"
-	case v.disk.Class != a.Class:
-		v.reason = "The approved disk now holds something else"
+	case why != "":
 	case err != nil:
 		v.hold, v.reason = HoldImage, "The chosen image is not there: "+Text(err.Error())
 		v.next = "Import it again, or choose another one on the device page"
+	case failing(disk) != "":
+		v.hold, v.reason = HoldHealth, "The approved disk is failing: "+failing(disk)
+		v.next = "Put another disk in"
+	case !a.Typed:
+		// It was approved for being the only one.
+		c := ChooseDisk(dev.Report, m.Bytes, m.Block)
+		if c.Verdict == Go {
+			return nil
+		}
+		if v.reason, v.next, v.disk = c.Reason, c.Next, c.Disk; c.Verdict == Ask {
+			v.hold = c.Hold
+		}
 	default:
 		return nil
 	}
@@ -429,7 +466,13 @@ func (r *Registry) plan(dev *Device, j *Job, b *Boot, token string) wire.Plan {
 	}
 	p.Job, p.Reason, p.Next = j.ID, j.Reason, j.Next
 	switch j.State {
-	case Approved, Imaging, Verifying:
+	case Approved, Imaging, Verifying, Erasing:
+		if j.Erase != nil {
+			disk := j.Approval.Disk
+			p.Action, p.Disk, p.Content = wire.ActionErase, &disk, j.Approval.Class
+			p.Erase = &wire.Erase{Check: j.Erase.Check, Seed: j.Erase.Seed}
+			return p
+		}
 		agentURL, httpURL := r.cfg.BaseURL()
 		at := httpURL + wire.PathImages + j.Image
 		disk := j.Approval.Disk
@@ -438,15 +481,34 @@ func (r *Registry) plan(dev *Device, j *Job, b *Boot, token string) wire.Plan {
 			Name: j.ImageName, Root: j.Image, ManifestURL: at + "/manifest", FramesURL: at + "/frames", Streams: r.cfg.Streams,
 			Claims:  r.claimed(j),
 			Checkin: wire.Checkin{URL: agentURL + wire.PathCheckin, Pin: r.cfg.PinB64, Token: checkinToken(token, j.ID)},
+			Birth:   r.birth(dev, j),
 		}
 	case Verified, FirstBoot:
 		p.Action, p.Reason = wire.ActionLocal, "The disk was written and read back"
+	case Erased:
+		p.Action, p.Reason, p.Next = wire.ActionHold, "The disk is erased", "Wait: this PC looks at its disks again"
 	case JobFailed, Cancelled:
 		p.Action = wire.ActionFail
 	default:
 		p.Action = wire.ActionHold
 	}
 	return p
+}
+
+// birth is the record that a job leaves on its disk: the same bytes whenever the
+// plan is answered, since they rest on the approval. Without a key there is none.
+func (r *Registry) birth(dev *Device, j *Job) []byte {
+	if r.cfg.Key == nil {
+		return nil
+	}
+	doc, err := wire.SignBirth(wire.Birth{
+		Number: dev.Number, Job: j.ID, Disk: j.Approval.Disk, Image: j.ImageName, Root: j.Image, Signed: j.Approval.At,
+	}, r.cfg.Key)
+	if err != nil {
+		r.cfg.Log.Warn("a disk gets no birth record", "device", dev.Number, "err", err)
+		return nil
+	}
+	return doc
 }
 
 // Progress takes a number to show. It changes no job.
@@ -466,7 +528,7 @@ func (r *Registry) Progress(ctx context.Context, token string, p wire.Progress) 
 			reply = wire.ProgressReply{Stop: true, Why: "This is no longer the job of this PC"}
 		case j.State == Cancelled || j.State == JobFailed:
 			reply = wire.ProgressReply{Stop: true, Why: j.Reason}
-		case j.State == Imaging || j.State == Verifying:
+		case j.State.Running():
 			at := r.at(b.Device)
 			p.Done = min(p.Done, p.Total)
 			if at.rate == 0 || at.progress == nil || at.progress.Phase != p.Phase {

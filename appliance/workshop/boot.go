@@ -36,7 +36,7 @@ func (r *Registry) Boot(ctx context.Context, mac, uuid string) (local bool, toke
 	mac, uuid = hw.String(), strings.ToLower(Text(uuid))
 	err = r.decide(ctx, func(d *draft) error {
 		if v := r.recognise(mac, uuid); v != nil {
-			if j := r.newest(v.ID); j != nil && !j.State.Live() && !v.Again {
+			if j := r.newest(v.ID); j != nil && !j.State.Live() && !v.Again && !v.Wait {
 				local = true
 				return nil
 			}

@@ -35,14 +35,14 @@ type Claim struct {
 }
 
 // claimKey is where the claims of a job are kept. It rests on the approval, not
-// on what the PC says. A disk with neither serial nor WWN can't be told from
-// another one of its kind and gets none.
+// on what the PC says. A disk that its serial and WWN don't tell from another one
+// gets none. A job that erases has none either: its key names no image.
 func (j *Job) claimKey() (ClaimKey, bool) {
-	if j.Approval == nil || j.Image == "" {
+	if j.Approval == nil || j.Image == "" && j.Erase == nil {
 		return ClaimKey{}, false
 	}
 	d := j.Approval.Disk
-	return ClaimKey{Serial: d.Serial, WWN: d.WWN, Model: d.Model, Bytes: d.Bytes, Image: j.Image}, d.Serial != "" || d.WWN != ""
+	return ClaimKey{Serial: d.Serial, WWN: d.WWN, Model: d.Model, Bytes: d.Bytes, Image: j.Image}, (d.Serial != "" || d.WWN != "") && !j.Approval.ByPath
 }
 
 // framesOf is how many frames an image of so many bytes has, and how many bytes
@@ -89,8 +89,8 @@ func (r *Registry) claimed(j *Job) []byte {
 	return nil
 }
 
-// claimStep keeps the claims in step with the jobs: what a proved disk or one
-// that gets another image once held is void, and what a job that is cut off has
+// claimStep keeps the claims in step with the jobs: what a proved disk, an erased
+// one or one that gets another image once held is void, and what a job that is cut off has
 // written is stored with the word that it was.
 func (d *draft) claimStep(j *Job, to JobState) {
 	own, ok := j.claimKey()
@@ -101,7 +101,7 @@ func (d *draft) claimStep(j *Job, to JobState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch to {
-	case Imaging, Verified:
+	case Imaging, Erasing, Verified:
 		disk := own
 		for k := range s.claims {
 			if disk.Image = k.Image; k == disk && (to == Verified || k != own) {

@@ -80,7 +80,7 @@ func cleanReport(rep *wire.Report) ([]byte, error) {
 	Clean(rep)
 	for i := range rep.Disks {
 		switch d := &rep.Disks[i]; d.Class {
-		case wire.ClassBlank, wire.ClassStructured, wire.ClassUnreadable:
+		case wire.ClassBlank, wire.ClassOurs, wire.ClassStructured, wire.ClassEncrypted, wire.ClassLocked, wire.ClassUnreadable:
 		default:
 			d.Class = wire.ClassData // what can't be named is data
 		}

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	"refurb/agent/wire"
 )
@@ -55,6 +57,12 @@ func never(d *wire.Disk) string {
 	return ""
 }
 
+// EraseCandidates are the disks that may be erased once a person has named one:
+// all but those that are never written, whatever their size and block size.
+func EraseCandidates(rep wire.Report) []wire.Disk {
+	return slices.DeleteFunc(slices.Clone(rep.Disks), func(d wire.Disk) bool { return never(&d) != "" })
+}
+
 // ChooseDisk picks the disk for an image of need bytes whose partition table was
 // made for logical blocks of block bytes.
 func ChooseDisk(rep wire.Report, need int64, block int) Choice {
@@ -94,6 +102,16 @@ func ChooseDisk(rep wire.Report, need int64, block int) Choice {
 			Reason: few(misfit),
 			Next:   "Put another disk in, or choose another image, and ask for imaging again",
 		}
+	case alike(&rep, fit) != "":
+		c := Choice{
+			Verdict: Ask, Hold: HoldTwins, Candidates: fit,
+			Reason: "Two disks of this PC give the same serial number or WWN, or one is seen twice: " + alike(&rep, fit),
+			Next:   "Take one of them out and restart the PC, or choose the disk by its path on the device page and approve it",
+		}
+		if len(candidates) == 1 {
+			c.Disk = &fit[0]
+		}
+		return c
 	case len(candidates) > 1:
 		// Even when only one of them fits: which disk is whose is for a person to say.
 		names := make([]string, len(candidates))
@@ -104,6 +122,12 @@ func ChooseDisk(rep wire.Report, need int64, block int) Choice {
 			Verdict: Ask, Hold: HoldSeveral, Candidates: fit,
 			Reason: fmt.Sprintf("This PC has %d disks: %s", len(candidates), few(names)),
 			Next:   "Choose the disk on the device page and approve it",
+		}
+	case len(rep.HiddenStorage) > 0:
+		return Choice{
+			Verdict: Ask, Hold: HoldHidden, Disk: &fit[0], Candidates: fit,
+			Reason: "This PC may have more disks than can be seen: a controller hides them (" + few(rep.HiddenStorage) + ")",
+			Next:   "In the firmware setup set the controller to AHCI and restart the PC, or look inside and approve the disk on the device page",
 		}
 	case fit[0].Serial == "":
 		return Choice{
@@ -145,6 +169,36 @@ func few(s []string) string {
 	return strings.Join(s, "; ")
 }
 
+// twin finds another disk of a report that can't be told from d by what an
+// approval goes by: the path of it, or nothing. Two paths to one disk (multipath)
+// look the same as two disks of one serial number. The boot areas of an eMMC chip
+// carry the chip's own serial number and don't count.
+func twin(rep *wire.Report, d wire.DiskID) string {
+	self := false
+	for _, x := range rep.Disks {
+		switch {
+		case x.Path == d.Path && !self:
+			self = true
+		case x.Path == d.Path:
+			return x.Path
+		case mmcBoot.MatchString(path.Base(x.Path)):
+		case d.Serial != "" && strings.EqualFold(x.Serial, d.Serial), d.WWN != "" && strings.EqualFold(x.WWN, d.WWN):
+			return x.Path
+		}
+	}
+	return ""
+}
+
+// alike names two disks that can't be told apart, if one of them may be chosen.
+func alike(rep *wire.Report, among []wire.Disk) string {
+	for _, d := range among {
+		if other := twin(rep, d.DiskID); other != "" {
+			return d.Path + " and " + other
+		}
+	}
+	return ""
+}
+
 // sameDisk reports whether an opened disk is the approved one. Its path may be
 // another; without a serial number the path is all that tells two equal disks
 // apart.
@@ -158,6 +212,37 @@ func sameDisk(approved, opened wire.DiskID) bool {
 		return false
 	}
 	return true
+}
+
+// is reports whether a disk is the approved one.
+func (a *Approval) is(d wire.DiskID) bool {
+	return sameDisk(a.Disk, d) && (!a.ByPath || a.Disk.Path == d.Path)
+}
+
+// mayOpen reports whether the disk that an agent has opened is the approved one,
+// in face of all the disks it has reported: a twin never stands for it, though
+// the disk itself may have got another path.
+func (a *Approval) mayOpen(rep *wire.Report, d wire.DiskID) bool {
+	return a.is(d) && (a.Disk.Path == d.Path || twin(rep, d) == "" || twin(rep, a.Disk) == "")
+}
+
+// withdrawn says why an approval no longer holds in face of what the PC reports
+// now; empty: it does. disk is the approved one, if it is still there.
+func (a *Approval) withdrawn(rep *wire.Report, now time.Time) (disk *wire.Disk, why string) {
+	if i := slices.IndexFunc(rep.Disks, func(x wire.Disk) bool { return a.is(x.DiskID) }); i >= 0 {
+		disk = &rep.Disks[i]
+	}
+	switch {
+	case a.expired(now):
+		why = "The approval has expired after ten minutes"
+	case disk == nil || never(disk) != "":
+		why = "The approved disk is no longer there"
+	case disk.Class != a.Class:
+		why = "The approved disk now holds something else"
+	case !a.ByPath && twin(rep, disk.DiskID) != "":
+		why = "Another disk with the serial number or WWN of the approved one has appeared: " + twin(rep, disk.DiskID)
+	}
+	return disk, why
 }
 
 // serialTailMatches reports whether typed is what a person must copy from the disk's

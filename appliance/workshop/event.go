@@ -1,6 +1,7 @@
 package workshop
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"refurb/agent/wire"
 )
@@ -17,7 +19,8 @@ import (
 // restarted within the same start counts from 1 again, so a repeated step is
 // known by its kind as well.
 func (r *Registry) Event(ctx context.Context, token string, e wire.Event) error {
-	if o := e.Outcome; o != nil && (o.Mismatches < 0 || o.ReadBack < 0) {
+	if o := e.Outcome; o != nil && (o.Mismatches < 0 || o.ReadBack < 0 ||
+		o.Erasure != nil && min(o.Erasure.Check.Bytes, o.Erasure.Check.Mismatches, o.Erasure.Check.Errors) < 0) {
 		return &Refusal{Kind: Invalid, Message: "The outcome counts less than nothing"} // Clean would make a proof of it
 	}
 	Clean(&e)
@@ -35,7 +38,7 @@ func (r *Registry) Event(ctx context.Context, token string, e wire.Event) error 
 			return &Refusal{Kind: Unauthorized, Message: "This is not a job of this start"}
 		}
 		again := e.Seq <= len(old.Taken) && old.Taken[e.Seq-1] == e.Kind
-		if again && e.Kind != wire.EventImaging {
+		if again && e.Kind != wire.EventImaging && e.Kind != wire.EventErasing {
 			return nil
 		}
 		if !again && e.Seq > len(old.Taken)+1 {
@@ -47,8 +50,8 @@ func (r *Registry) Event(ctx context.Context, token string, e wire.Event) error 
 		}
 		j := d.job(old.ID)
 		switch e.Kind {
-		case wire.EventImaging:
-			refusal, err = r.imaging(d, j, token, e, again)
+		case wire.EventImaging, wire.EventErasing:
+			refusal, err = r.leave(d, j, token, e, again)
 		case wire.EventVerifying:
 			if j.State != Imaging {
 				return &Refusal{Kind: Conflict, Message: "The job is " + string(j.State) + ", not imaging"}
@@ -73,27 +76,40 @@ func (r *Registry) Event(ctx context.Context, token string, e wire.Event) error 
 	return refusal
 }
 
-// imaging is the last moment before the first write. A nil refusal is the leave
-// to write.
-func (r *Registry) imaging(d *draft, j *Job, token string, e wire.Event, again bool) (refusal, err error) {
-	running := again && (j.State == Imaging || j.State == Verifying)
+// leave is the last moment before the first write, or before the first command
+// that destroys. A nil refusal is the leave to go on. An agent that was restarted
+// asks again and gets it again.
+func (r *Registry) leave(d *draft, j *Job, token string, e wire.Event, again bool) (refusal, err error) {
+	running := again && j.State.Running()
+	dev := r.devices[j.Device]
 	switch {
+	case (e.Kind == wire.EventErasing) != (j.Erase != nil):
+		return nil, &Refusal{Kind: Conflict, Message: "That is not what this job is for", Next: "Ask for the plan again"}
 	case j.State != Approved && !running:
 		return nil, &Refusal{Kind: Conflict, Message: "The job is " + string(j.State) + ": nothing may be written", Next: j.Next}
 	case e.Disk == nil:
 		return nil, &Refusal{Kind: Invalid, Message: "The event names no disk"}
 	case j.Approval == nil || j.Approval.Boot != j.Boot:
 		return nil, &Refusal{Kind: Conflict, Message: "There is no approval for this start"}
-	case !sameDisk(j.Approval.Disk, *e.Disk):
+	case !j.Approval.mayOpen(&dev.Report, *e.Disk):
 		j.Reason = fmt.Sprintf("The agent opened another disk (%s, %d bytes, serial “%s”) than the approved one", e.Disk.Path, e.Disk.Bytes, e.Disk.Serial)
-		j.Next = "Ask for imaging again and approve the right disk"
+		j.Next = "Ask again and approve the right disk"
 		refusal = &Refusal{Kind: Conflict, Message: j.Reason, Next: j.Next}
-		return refusal, d.step(j, JobFailed, "appliance", Event{Reason: j.Reason, Result: "failed", Params: diskParams(e.Disk)})
+		line := Event{Reason: j.Reason, Result: "failed", Params: diskParams(e.Disk)}
+		if running && j.Erase != nil {
+			line.Result = "unknown" // what was begun on the approved one
+		}
+		return refusal, d.step(j, JobFailed, "appliance", line)
 	case running:
 		return nil, nil
 	}
+	line := Event{Params: diskParams(e.Disk)}
+	if j.Erase != nil {
+		line.Params["check"], line.Params["seed"] = string(j.Erase.Check), j.Erase.Seed
+		return nil, d.step(j, Erasing, "agent", line)
+	}
 	j.CheckinHash = hashToken(checkinToken(token, j.ID))
-	return nil, d.step(j, Imaging, "agent", Event{Params: diskParams(e.Disk)})
+	return nil, d.step(j, Imaging, "agent", line)
 }
 
 func diskParams(id *wire.DiskID) map[string]string {
@@ -103,19 +119,19 @@ func diskParams(id *wire.DiskID) map[string]string {
 	}
 }
 
-// outcome ends a job. Only a proof makes it verified; one that comes after the
+// outcome ends a job. Only a proof makes it verified or erased; one that comes after the
 // job has ended otherwise is written down and changes nothing.
 func (r *Registry) outcome(d *draft, j *Job, e wire.Event) error {
 	o := e.Outcome
 	if o == nil {
 		return &Refusal{Kind: Invalid, Message: "The event carries no outcome"}
 	}
-	doc, err := json.Marshal(o)
+	doc, err := outcomeDoc(o)
 	if err != nil {
-		return fmt.Errorf("writing the outcome down: %w", err)
+		return err
 	}
 	sum := sha256.Sum256(doc)
-	line := Event{Evidence: hex.EncodeToString(sum[:]), Params: outcomeParams(o)}
+	line := Event{Evidence: hex.EncodeToString(sum[:]), Params: r.outcomeParams(j, o)}
 	d.documents = append(d.documents, Document{Hash: line.Evidence, JSON: doc})
 	if !j.State.Live() {
 		for _, k := range j.Taken {
@@ -128,46 +144,92 @@ func (r *Registry) outcome(d *draft, j *Job, e wire.Event) error {
 		d.event(line)
 		return nil
 	}
-	to := JobFailed
-	switch o.Result {
-	case wire.Done:
-		if why := unproven(j, o); why != "" {
-			line.Reason, line.Result = "The agent reported success without proof: "+why, "failed"
-			j.Next = "Ask for imaging again; if it happens twice, put the PC aside"
-			break
-		}
-		to, line.Result = Verified, "ok"
-	case wire.Failed:
-		line.Reason, line.Result = o.Cause, "failed"
-		j.Next = o.Next
-	default: // nobody can say is as good as failed, and says so
-		line.Reason, line.Result = o.Cause, "unknown"
-		j.Next = o.Next
+	v := end(j, o)
+	line.Reason, line.Result = v.reason, v.result
+	j.Reason, j.Next, j.Outcome = Text(v.reason), v.next, o
+	if err := d.step(j, v.to, "agent", line); err != nil {
+		return err
 	}
-	if line.Reason == "" && to == JobFailed {
-		line.Reason = "The agent gave no cause"
+	if v.to == Erased && j.Erase.Install {
+		// As if the one who approved the erasing had asked for an image after it.
+		dev := d.device(j.Device)
+		dev.Again, dev.AgainBy = true, j.Approval.By
+		d.event(Event{Device: j.Device, Job: j.ID, Kind: "image_again", Actor: j.Approval.By, Reason: "It was asked for together with the erasing"})
 	}
-	j.Reason, j.Outcome = Text(line.Reason), o
-	if to == Verified {
-		j.Next = ""
-	}
-	return d.step(j, to, "agent", line)
+	return nil
 }
 
-func outcomeParams(o *wire.Outcome) map[string]string {
+// outcomeDoc is an outcome as it is kept. Escaping < for HTML here would blow a
+// bounded message up to six times its size.
+func outcomeDoc(o *wire.Outcome) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(o); err != nil {
+		return nil, fmt.Errorf("writing the outcome down: %w", err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+func (r *Registry) outcomeParams(j *Job, o *wire.Outcome) map[string]string {
+	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	p := map[string]string{
-		"result": string(o.Result), "cause": o.Cause, "phase": string(o.Phase), "root": o.Root,
-		"raw": strconv.FormatInt(o.Raw, 10), "fetched": strconv.FormatInt(o.Fetched, 10),
-		"written": strconv.FormatInt(o.Written, 10), "read_back": strconv.FormatInt(o.ReadBack, 10),
-		"from_peers": strconv.FormatInt(o.FromPeers, 10), "sent": strconv.FormatInt(o.Sent, 10), "resumed": strconv.Itoa(o.Resumed),
-		"mismatches": strconv.Itoa(o.Mismatches), "retries": strconv.Itoa(o.Retries), "streams": strconv.Itoa(o.Streams),
-		"write_ms": strconv.FormatInt(o.WriteTime.Milliseconds(), 10), "read_ms": strconv.FormatInt(o.ReadTime.Milliseconds(), 10),
-		"finish": strings.Join(o.Finish, "; "), "warnings": strings.Join(o.Warnings, "; "),
+		"result": string(o.Result), "cause": o.Cause, "phase": string(o.Phase), "warnings": strings.Join(o.Warnings, "; "),
 	}
 	if o.Disk != nil {
-		p["disk"], p["serial"], p["bytes"] = o.Disk.Path, o.Disk.Serial, strconv.FormatInt(o.Disk.Bytes, 10)
+		p["disk"], p["serial"], p["bytes"] = o.Disk.Path, o.Disk.Serial, number(o.Disk.Bytes)
+	}
+	if t := o.SelfTest; t != nil {
+		p["self_test"], p["self_test_text"] = t.State, t.Text
+	}
+	if j.Erase != nil {
+		eraseParams(p, o.Erasure)
+		return p
+	}
+	for k, v := range map[string]string{
+		"root": o.Root, "raw": number(o.Raw), "fetched": number(o.Fetched), "written": number(o.Written), "read_back": number(o.ReadBack),
+		"from_peers": number(o.FromPeers), "sent": number(o.Sent), "resumed": strconv.Itoa(o.Resumed),
+		"mismatches": strconv.Itoa(o.Mismatches), "retries": strconv.Itoa(o.Retries), "streams": strconv.Itoa(o.Streams),
+		"write_ms": number(o.WriteTime.Milliseconds()), "read_ms": number(o.ReadTime.Milliseconds()),
+		"finish": strings.Join(o.Finish, "; "),
+	} {
+		p[k] = v
+	}
+	if o.Birth != "" {
+		// Which of the two it is decides whether the paper may speak of a birth record.
+		key := "birth_unexpected"
+		if j.Approval != nil {
+			if sum := sha256.Sum256(r.birth(r.devices[j.Device], j)); o.Birth == hex.EncodeToString(sum[:]) {
+				key = "birth"
+			}
+		}
+		p[key] = o.Birth
 	}
 	return p
+}
+
+// eraseParams are what the line itself says of an erasure; every step stands in
+// the document behind it.
+func eraseParams(p map[string]string, e *wire.Erasure) {
+	if e == nil {
+		return
+	}
+	number := func(n int64) string { return strconv.FormatInt(n, 10) }
+	p["erasure"], p["level"], p["medium"], p["transport"], p["tool"] = string(e.Result), string(e.Level), e.Medium, e.Transport, e.Tool
+	p["check"], p["seed"], p["expect"] = string(e.Check.Kind), e.Check.Seed, e.Check.Expect
+	p["read"], p["mismatches"], p["errors"] = number(e.Check.Bytes), number(e.Check.Mismatches), number(e.Check.Errors)
+	p["exceptions"] = few(e.Exceptions)
+	if !e.Started.IsZero() {
+		p["started"], p["ended"] = e.Started.UTC().Format(time.RFC3339), e.Ended.UTC().Format(time.RFC3339)
+	}
+	for _, s := range e.Steps {
+		if s.Result == wire.Done { // the last one that did something
+			p["method"], p["bits"], p["command"], p["code"] = s.Method, s.Bits, s.Command, s.Code
+		}
+	}
+	if h := e.Hidden; h != nil {
+		p["visible"], p["native"], p["real"] = number(h.Visible), number(h.Native), number(h.Real)
+	}
 }
 
 // Checkin takes the word of an installed system that it has started from its

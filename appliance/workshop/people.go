@@ -2,6 +2,7 @@ package workshop
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	"refurb/agent/wire"
@@ -82,6 +83,36 @@ func (r *Registry) again(ctx context.Context, device string) error {
 	})
 }
 
+// SetIntake notes what was counted at the door for a lot, open or closed.
+func (r *Registry) SetIntake(ctx context.Context, actor, id string, in Intake) error {
+	if err := known(actor); err != nil {
+		return err
+	}
+	in.RefusedWhy = Text(in.RefusedWhy)
+	switch {
+	case min(in.Promised, in.Refused) < 0 || max(in.Promised, in.Refused) > maxDevices:
+		return &Refusal{Kind: Invalid, Message: "That is no number of PCs", Next: "Enter a number between 0 and " + strconv.Itoa(maxDevices)}
+	case in.Refused > 0 && in.RefusedWhy == "":
+		return &Refusal{Kind: Invalid, Message: "PCs were turned away and nobody says why", Next: "Say why in a few words"}
+	}
+	return r.decide(ctx, func(d *draft) error {
+		l := r.lots[id]
+		if l == nil {
+			return &Refusal{Kind: NotFound, Message: "There is no such lot"}
+		}
+		if l.Intake == in {
+			return nil
+		}
+		v := *l
+		v.Intake = in
+		d.lots = append(d.lots, &v)
+		d.event(Event{Kind: "lot_intake", Actor: actor, Reason: in.RefusedWhy, Params: map[string]string{
+			"lot": id, "donor": l.Donor, "promised": strconv.Itoa(in.Promised), "refused": strconv.Itoa(in.Refused),
+		}})
+		return nil
+	})
+}
+
 // CloseLot closes a lot. Jobs that run go on; its standing approval ends.
 func (r *Registry) CloseLot(ctx context.Context, actor, id string) error {
 	if err := known(actor); err != nil {
@@ -135,15 +166,26 @@ func (r *Registry) Approve(ctx context.Context, actor, jobID, diskPath, serialTa
 		if disk == nil {
 			return &Refusal{Kind: Conflict, Message: "The image can't go to " + Text(diskPath), Next: "Choose one of the disks on the device page"}
 		}
-		if !serialTailMatches(disk.DiskID, serialTail) {
-			next := "Type the last six characters of the disk's serial number"
-			if disk.Serial == "" {
-				next = "This disk has no serial number: type its path, " + disk.Path
-			}
-			return &Refusal{Kind: Invalid, Message: "What was typed doesn't match the disk", Next: next}
+		if why := failing(disk); why != "" {
+			return &Refusal{Kind: Conflict, Message: "This disk is failing: " + why, Next: "Put another disk in"}
 		}
-		return r.approve(d, dev, j, *disk, actor, Text(serialTail))
+		if err := confirmed(disk, serialTail); err != nil {
+			return err
+		}
+		return r.approve(d, dev, j, *disk, actor, new(Text(serialTail)))
 	})
+}
+
+// confirmed refuses what was not copied from the disk.
+func confirmed(disk *wire.Disk, serialTail string) error {
+	if serialTailMatches(disk.DiskID, serialTail) {
+		return nil
+	}
+	next := "Type the last six characters of the disk's serial number"
+	if disk.Serial == "" {
+		next = "This disk has no serial number: type its path, " + disk.Path
+	}
+	return &Refusal{Kind: Invalid, Message: "What was typed doesn't match the disk", Next: next}
 }
 
 func (r *Registry) candidate(dev *Device, j *Job, path string) *wire.Disk {
@@ -164,7 +206,8 @@ func (r *Registry) candidates(dev *Device, j *Job) []wire.Disk {
 	if err != nil {
 		return nil
 	}
-	return ChooseDisk(dev.Report, m.Bytes, m.Block).Candidates
+	fit := ChooseDisk(dev.Report, m.Bytes, m.Block).Candidates
+	return slices.DeleteFunc(fit, func(d wire.Disk) bool { return failing(&d) != "" })
 }
 
 // ImageAgain asks for another imaging at the PC's next start, or for another
@@ -191,17 +234,50 @@ func (r *Registry) ImageAgain(ctx context.Context, actor, deviceID, image string
 			params["image_name"] = name
 		}
 		j := r.newest(deviceID)
-		if j != nil && (j.State == Approved || j.State == Imaging || j.State == Verifying) {
-			return &Refusal{Kind: Conflict, Message: "This PC is being imaged", Next: "Wait until it is done, or cancel it"}
+		if j != nil && (j.State == Approved || j.State.Running()) {
+			return busy(j)
 		}
 		dev := d.device(deviceID)
-		dev.Again, dev.AgainBy, dev.Image = true, actor, image
+		dev.Again, dev.AgainBy, dev.Image, dev.Wait = true, actor, image, false
 		d.event(Event{Device: deviceID, Kind: "image_again", Actor: actor, Params: params})
 		if j != nil && j.State == Held {
 			return r.settle(d, dev, d.job(j.ID))
 		}
 		return nil
 	})
+}
+
+// ForgetAgain takes back what ImageAgain asked for, as long as nothing has come
+// of it: the PC's next start is an ordinary one again.
+func (r *Registry) ForgetAgain(ctx context.Context, actor, deviceID string) error {
+	if err := known(actor); err != nil {
+		return err
+	}
+	return r.decide(ctx, func(d *draft) error {
+		v := r.devices[deviceID]
+		switch {
+		case v == nil:
+			return &Refusal{Kind: NotFound, Message: "There is no such device"}
+		case !v.Again:
+			return &Refusal{Kind: Conflict, Message: "Nobody asks for another installation", Next: "Look at the device page again"}
+		}
+		dev := d.device(deviceID)
+		dev.Again, dev.AgainBy, dev.Image = false, "", ""
+		d.event(Event{Device: deviceID, Kind: "image_again_forgotten", Actor: actor})
+		if j := r.newest(deviceID); j != nil && j.State == Held {
+			return r.settle(d, dev, d.job(j.ID))
+		}
+		return nil
+	})
+}
+
+// busy refuses what must wait for a job that is approved or runs.
+func busy(j *Job) error {
+	what := "imaged"
+	if j.Erase != nil {
+		what = "erased"
+	}
+	return &Refusal{Kind: Conflict, Message: "This PC is being " + what, Next: "Wait until it is done, or cancel it"}
 }
 
 // workable refuses a device that has left the workshop, for good or for somebody.
@@ -227,17 +303,22 @@ func (r *Registry) Cancel(ctx context.Context, actor, jobID, reason string) erro
 			return &Refusal{Kind: Conflict, Message: "The job has ended: " + string(old.State)}
 		}
 		j, dev := d.job(jobID), d.device(old.Device)
-		dev.Again, dev.AgainBy = false, ""
+		dev.Again, dev.AgainBy, dev.Wait = false, "", false
 		if j.Reason = Text(reason); j.Reason == "" {
 			j.Reason = "Cancelled on the dashboard"
 		}
 		j.Next = "To image this PC after all, ask for it on the device page"
-		return d.step(j, Cancelled, actor, Event{Reason: j.Reason})
+		line := Event{}
+		if j.stood() == Erasing {
+			j.Next, line.Result = "Nobody knows what is left on the disk: erase it again", "unknown"
+		}
+		line.Reason = j.Reason
+		return d.step(j, Cancelled, actor, line)
 	})
 }
 
 // MoveDevice moves a device on its way through the house. Nothing leaves for a
-// person before its disk was read back.
+// person before its disk was read back and every other one is known to be clean.
 func (r *Registry) MoveDevice(ctx context.Context, actor, deviceID string, to DeviceState, reason string) error {
 	if err := known(actor); err != nil {
 		return err
@@ -254,13 +335,22 @@ func (r *Registry) MoveDevice(ctx context.Context, actor, deviceID string, to De
 			return &Refusal{Kind: Conflict, Message: "A device that is " + string(v.State) + " can't become " + string(to)}
 		case reason == "" && needsReason(to):
 			return &Refusal{Kind: Invalid, Message: "This step needs a reason", Next: "Say why in a few words"}
-		case j != nil && (j.stood() == Imaging || j.stood() == Verifying) && j.State.Live():
-			return &Refusal{Kind: Conflict, Message: "This PC is being imaged", Next: "Wait until it is done, or cancel it"}
-		case (to == Ready || to == Reserved || to == HandedOut) && (j == nil || !j.State.Proved()):
-			return &Refusal{Kind: Conflict, Message: "The disk of this PC has not been written and read back", Next: "Image it first"}
+		case j != nil && j.State.Live() && j.stood().Running():
+			return busy(j)
+		case to == Ready || to == Reserved || to == HandedOut:
+			jobs := make([]*Job, len(r.history[deviceID]))
+			for i, id := range r.history[deviceID] {
+				jobs[i] = r.jobs[id]
+			}
+			if err := unfit(v, jobs); err != nil {
+				return err
+			}
 		}
 		dev := d.device(deviceID)
 		dev.State = to
+		if to == Returned || v.State == DeviceLost {
+			dev.Back = d.now
+		}
 		d.event(Event{Device: deviceID, Kind: "device_moved", From: string(v.State), To: string(to), Actor: actor, Reason: reason})
 		return nil
 	})

@@ -2,6 +2,7 @@ package workshop
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type Config struct {
 	LostAfter time.Duration                     // silence after which a job is lost; 0: 60 s
 	Streams   int                               // connections of one PC to the appliance; 0: one
 	Payload   map[string]string                 // which boot files are served, by name: origin and hash; for the log
+	Key       ed25519.PrivateKey                // signs birth records; nil: there are none
 	PinB64    string                            // base64 of SHA-256 of the agent API's SPKI
 	Log       *slog.Logger
 	Now       func() time.Time // nil: time.Now
@@ -244,7 +246,7 @@ func (r *Registry) apply(c Change) {
 		if v.CheckinHash != "" {
 			r.checkins[v.CheckinHash] = v.ID
 		}
-		if p := r.at(v.Device); v.State != Imaging && v.State != Verifying {
+		if p := r.at(v.Device); !v.State.Running() {
 			p.progress, p.rate = nil, 0
 		}
 		r.bump(v.Device)

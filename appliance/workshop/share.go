@@ -62,10 +62,11 @@ func (r *Registry) Ended(jobs []string) (ended []string) {
 	for _, id := range jobs {
 		j := r.jobs[id]
 		if j != nil && r.newest(j.Device) == j {
-			switch j.stood() {
-			case Approved, Imaging, Verifying:
+			switch stood := j.stood(); {
+			case j.Erase != nil:
+			case stood == Approved || stood == Imaging || stood == Verifying:
 				continue
-			case Verified:
+			case stood == Verified:
 				if now.Before(j.Changed.Add(stayFor)) {
 					continue
 				}
@@ -95,7 +96,7 @@ func (r *Registry) applySharing(c Change) {
 			}
 			delete(s.byToken, token)
 			switch state := j.stood(); {
-			case r.newest(j.Device) != j:
+			case r.newest(j.Device) != j || j.Erase != nil:
 			// The first frames are wanted before the first write.
 			case state == Approved || state == Imaging || state == Verifying || state == Verified:
 				v := &Sharer{

@@ -6,19 +6,22 @@ import (
 )
 
 // jobSteps is every step a job may take. Only a read-back that matched leads
-// from verifying to verified; a lost job takes up where it was or ends.
+// from verifying to verified, only a proof from erasing to erased; a lost job
+// takes up where it was or ends.
 var jobSteps = map[JobState][]JobState{
 	Booting:   {Reported, JobFailed, Cancelled, JobLost},
 	Reported:  {Held, Approved, JobFailed, Cancelled, JobLost},
 	Held:      {Approved, JobFailed, Cancelled, JobLost},
-	Approved:  {Held, Imaging, JobFailed, Cancelled, JobLost},
+	Approved:  {Held, Imaging, Erasing, JobFailed, Cancelled, JobLost},
 	Imaging:   {Verifying, JobFailed, Cancelled, JobLost},
 	Verifying: {Verified, JobFailed, Cancelled, JobLost},
 	Verified:  {FirstBoot},
 	FirstBoot: {},
+	Erasing:   {Erased, JobFailed, Cancelled, JobLost},
+	Erased:    {},
 	JobFailed: {},
 	Cancelled: {},
-	JobLost:   {Booting, Reported, Held, Approved, Imaging, Verifying, JobFailed, Cancelled},
+	JobLost:   {Booting, Reported, Held, Approved, Imaging, Verifying, Erasing, JobFailed, Cancelled},
 }
 
 // deviceSteps is every step a device may take through the house.
@@ -48,13 +51,17 @@ func NextStates(from DeviceState) []DeviceState { return slices.Clone(deviceStep
 // Live reports whether a job may still go on: its PC starts the agent.
 func (s JobState) Live() bool {
 	switch s {
-	case Booting, Reported, Held, Approved, Imaging, Verifying, JobLost:
+	case Booting, Reported, Held, Approved, Imaging, Verifying, Erasing, JobLost:
 		return true
 	}
 	return false
 }
 
-// Proved reports whether a job's disk was read back and matched.
+// Running reports whether a job may be writing to its disk right now.
+func (s JobState) Running() bool { return s == Imaging || s == Verifying || s == Erasing }
+
+// Proved reports whether a job's disk was imaged, read back and matched. An
+// erasure proves no installation.
 func (s JobState) Proved() bool { return s == Verified || s == FirstBoot }
 
 // stood is the state a job counts in: a lost one counts where it was lost.
@@ -80,6 +87,10 @@ func (s DeviceState) inWork() bool {
 	}
 	return false
 }
+
+// erasable reports whether a device's disks may be erased where it stands: also
+// when it is on its way out of the house without a system.
+func (s DeviceState) erasable() bool { return s.inWork() || s == Rejected || s == Parts }
 
 // needsReason are the exits that somebody will ask about one day.
 func needsReason(to DeviceState) bool {

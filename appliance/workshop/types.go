@@ -9,7 +9,7 @@ import (
 	"refurb/agent/wire"
 )
 
-// JobState is where one attempt to image one disk in one PC stands.
+// JobState is where one attempt to image or to erase one disk in one PC stands.
 type JobState string
 
 const (
@@ -21,6 +21,8 @@ const (
 	Verifying JobState = "verifying"
 	Verified  JobState = "verified"
 	FirstBoot JobState = "first_boot_seen"
+	Erasing   JobState = "erasing"
+	Erased    JobState = "erased" // every step was done and what was read of the disk is empty
 	JobFailed JobState = "failed"
 	Cancelled JobState = "cancelled"
 	JobLost   JobState = "lost"
@@ -58,6 +60,10 @@ type Device struct {
 	Again   bool        `json:"again"`         // somebody asked for another imaging at its next boot
 	AgainBy string      `json:"again_by,omitempty"`
 	Image   string      `json:"image"` // root that was asked for; empty: the lot's
+	// Back is when it last came back from somebody or was found again: what was
+	// proved of its disks before counts no more.
+	Back time.Time `json:"back,omitzero"`
+	Wait bool      `json:"wait,omitempty"` // somebody asked for the agent at its next start, and for nothing to happen then
 }
 
 // Lot is what one donor brings at one time.
@@ -65,10 +71,19 @@ type Lot struct {
 	ID       string    `json:"id"`
 	Donor    string    `json:"donor"`
 	Image    string    `json:"image"`    // root
-	Standing bool      `json:"standing"` // blank disks of this lot may be imaged without asking
+	Standing bool      `json:"standing"` // disks of this lot that are blank or ours may be imaged without asking
 	Opened   time.Time `json:"opened"`
 	OpenedBy string    `json:"opened_by"`
 	Closed   time.Time `json:"closed,omitzero"`
+	Intake
+}
+
+// Intake is what people count at the door, for the donor's report. What was
+// received is the number of the lot's devices.
+type Intake struct {
+	Promised   int    `json:"promised,omitempty"` // PCs that the donor announced; 0: not said
+	Refused    int    `json:"refused,omitempty"`  // turned away at the door, without a record of their own
+	RefusedWhy string `json:"refused_why,omitempty"`
 }
 
 // Approval lets one disk be written once: in this boot of this device.
@@ -78,6 +93,23 @@ type Approval struct {
 	Boot  string      `json:"boot"`
 	Disk  wire.DiskID `json:"disk"`
 	Class wire.Class  `json:"class"`
+	// ByPath: the disk's serial number or WWN is another one's too, so that its
+	// path counts as well.
+	ByPath bool `json:"by_path,omitempty"`
+	Typed  bool `json:"typed,omitempty"` // a person named this disk; otherwise it was the only one
+}
+
+// EraseWish is how a person wants a disk erased.
+type EraseWish struct {
+	Check   wire.CheckKind
+	Install bool // image the disk afterwards
+}
+
+// EraseOrder makes a job one that erases.
+type EraseOrder struct {
+	Check   wire.CheckKind `json:"check"`
+	Seed    string         `json:"seed"` // hex, 32 bytes: where samples are taken
+	Install bool           `json:"install,omitempty"`
 }
 
 // Hold says what a held job waits for, so that the right thing sets it going.
@@ -90,34 +122,45 @@ const (
 	HoldSeveral  Hold = "several"  // a person has to say which disk, and approve it
 	HoldSerial   Hold = "serial"   // the disk gives no serial: approved by path and size
 	HoldRestart  Hold = "restart"  // the last attempt was cut off by a restart
+	HoldTwins    Hold = "twins"    // another disk gives the same serial number or WWN: approved by path as well
+	HoldHidden   Hold = "hidden"   // a controller may hide more disks than are seen
+	HoldHealth   Hold = "health"   // the disk is failing: it is not imaged, whoever asks; erasing it is possible
+	HoldAsked    Hold = "asked"    // a person asked for it to wait: to be erased or looked at
+	HoldErased   Hold = "erased"   // the disk was just erased and nobody has asked for an image
 )
 
 // Approvable reports whether a person's approval ends this hold.
 func (h Hold) Approvable() bool {
-	return h == HoldApproval || h == HoldSeveral || h == HoldSerial || h == HoldRestart
+	switch h {
+	case HoldApproval, HoldSeveral, HoldSerial, HoldRestart, HoldTwins, HoldHidden, HoldAsked:
+		return true
+	}
+	return false
 }
 
-// Job is one attempt.
+// Job is one attempt to image a disk or, with Erase, to erase one.
 type Job struct {
-	ID        string        `json:"id"`
-	Device    string        `json:"device"`
-	Lot       string        `json:"lot,omitempty"`
-	State     JobState      `json:"state"`
-	Boot      string        `json:"boot"`              // the agent's boot id
-	Hold      Hold          `json:"hold,omitempty"`    // what a held job waits for
-	CutOff    bool          `json:"cut_off,omitempty"` // an earlier attempt was cut off by a restart and nobody has looked since
-	Reason    string        `json:"reason,omitempty"`  // why held, failed or cancelled
-	Next      string        `json:"next,omitempty"`    // what to do about it
-	Before    JobState      `json:"before,omitempty"`  // the state it was lost or failed in
-	Disk      *wire.DiskID  `json:"disk,omitempty"`
-	Class     wire.Class    `json:"class,omitempty"`
-	Image     string        `json:"image,omitempty"`
-	ImageName string        `json:"image_name,omitempty"`
-	Bytes     int64         `json:"bytes,omitempty"` // raw bytes of the image: what a proof has to read back
-	Approval  *Approval     `json:"approval,omitempty"`
-	Standing  string        `json:"standing,omitempty"` // the lot whose standing approval this job has spent
-	Outcome   *wire.Outcome `json:"outcome,omitempty"`
-	Suspected bool          `json:"suspected,omitempty"` // its PC passed damaged frames on
+	ID         string        `json:"id"`
+	Device     string        `json:"device"`
+	Lot        string        `json:"lot,omitempty"`
+	State      JobState      `json:"state"`
+	Boot       string        `json:"boot"`              // the agent's boot id
+	Hold       Hold          `json:"hold,omitempty"`    // what a held job waits for
+	CutOff     bool          `json:"cut_off,omitempty"` // an earlier attempt was cut off by a restart and nobody has looked since
+	Reason     string        `json:"reason,omitempty"`  // why held, failed or cancelled
+	Next       string        `json:"next,omitempty"`    // what to do about it
+	Before     JobState      `json:"before,omitempty"`  // the state it was lost or failed in
+	Disk       *wire.DiskID  `json:"disk,omitempty"`
+	Class      wire.Class    `json:"class,omitempty"`
+	Image      string        `json:"image,omitempty"`
+	ImageName  string        `json:"image_name,omitempty"`
+	Bytes      int64         `json:"bytes,omitempty"` // raw bytes of the image: what a proof has to read back
+	Approval   *Approval     `json:"approval,omitempty"`
+	Erase      *EraseOrder   `json:"erase,omitempty"`       // this job erases, and images nothing
+	JustErased bool          `json:"just_erased,omitempty"` // its PC's disk was erased before, and nobody has asked for an image since
+	Standing   string        `json:"standing,omitempty"`    // the lot whose standing approval this job has spent
+	Outcome    *wire.Outcome `json:"outcome,omitempty"`
+	Suspected  bool          `json:"suspected,omitempty"` // its PC passed damaged frames on
 	// Taken holds the kinds of the agent's events in their order; the next one
 	// has sequence number len(Taken)+1.
 	Taken   []wire.EventKind `json:"taken,omitempty"`

@@ -18,7 +18,7 @@ type View struct {
 type DeviceView struct {
 	Device
 	Job      *Job           `json:"newest_job,omitempty"`
-	Progress *wire.Progress `json:"progress,omitempty"` // only while its job is imaging or verifying
+	Progress *wire.Progress `json:"progress,omitempty"` // only while its job is imaging, verifying or erasing
 	ETA      time.Duration  `json:"eta_ns,omitempty"`   // until the job is done, reading back included; 0: not known
 	Online   bool           `json:"online"`             // its agent was heard of within Config.LostAfter
 	Flow     *Flow          `json:"flow,omitempty"`     // while it shares frames with others
@@ -39,4 +39,5 @@ type DeviceDetail struct {
 	Lot        *Lot        `json:"its_lot,omitempty"`
 	Jobs       []Job       `json:"jobs"`                 // newest first
 	Candidates []wire.Disk `json:"candidates,omitempty"` // disks that an approval may name now; empty unless the job waits for one
+	Erasable   []wire.Disk `json:"erasable,omitempty"`   // disks that Erase may name now; empty unless the PC waits
 }

@@ -129,6 +129,42 @@ func (r *Registry) view() View {
 	return v
 }
 
+// Jobs returns the jobs of a device, oldest first.
+func (r *Registry) Jobs(device string) []Job {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []Job
+	for _, id := range r.history[device] {
+		all = append(all, *r.jobs[id])
+	}
+	return all
+}
+
+// Lot returns one lot.
+func (r *Registry) Lot(id string) (Lot, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.lots[id]
+	if l == nil {
+		return Lot{}, false
+	}
+	return *l, true
+}
+
+// LotDevices returns the devices of a lot by number.
+func (r *Registry) LotDevices(lot string) []DeviceView {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []DeviceView
+	for _, d := range r.devices {
+		if d.Lot == lot {
+			all = append(all, r.deviceView(d))
+		}
+	}
+	slices.SortFunc(all, func(a, b DeviceView) int { return cmp.Compare(a.Number, b.Number) })
+	return all
+}
+
 // Device returns one device with all its jobs.
 func (r *Registry) Device(id string) (DeviceDetail, bool) {
 	r.mu.Lock()
@@ -137,7 +173,7 @@ func (r *Registry) Device(id string) (DeviceDetail, bool) {
 	if v == nil {
 		return DeviceDetail{}, false
 	}
-	d := DeviceDetail{DeviceView: r.deviceView(v), Candidates: r.candidates(v, r.newest(id))}
+	d := DeviceDetail{DeviceView: r.deviceView(v), Candidates: r.candidates(v, r.newest(id)), Erasable: r.erasable(v)}
 	if l := r.lots[v.Lot]; l != nil {
 		d.Lot = new(*l)
 	}
@@ -155,8 +191,11 @@ func (r *Registry) deviceView(d *Device) DeviceView {
 	}
 	if p.progress != nil && p.rate >= 1 {
 		todo := p.progress.Total - p.progress.Done
-		if p.progress.Phase == wire.PhaseImaging {
-			todo += unread(d, v.Job, p.progress.Total)
+		switch {
+		case p.progress.Phase == wire.PhaseImaging:
+			todo += stillToRead(d, v.Job, p.progress.Total)
+		case p.progress.Phase == wire.PhaseErasing && v.Job != nil && v.Job.Erase != nil && v.Job.Erase.Check == wire.CheckFull && v.Job.Disk != nil:
+			todo += v.Job.Disk.Bytes
 		}
 		if seconds := float64(todo) / p.rate; seconds < 100*3600 {
 			v.ETA = time.Duration(seconds * float64(time.Second))
@@ -165,10 +204,10 @@ func (r *Registry) deviceView(d *Device) DeviceView {
 	return v
 }
 
-// unread is how much of a disk is still to be read back when all is written. A
+// stillToRead is how much of a disk is still to be read back when all is written. A
 // disk with a moving head is read afterwards; another one while the network is
 // what limits, so that it may be all or nothing: half is never far off.
-func unread(d *Device, j *Job, total int64) int64 {
+func stillToRead(d *Device, j *Job, total int64) int64 {
 	if j != nil && j.Disk != nil {
 		for _, disk := range d.Report.Disks {
 			if disk.Rotational && sameDisk(*j.Disk, disk.DiskID) {
