@@ -139,7 +139,7 @@ func open(path string) (*disk.Disk, error) {
 		return nil, err
 	}
 	id.Path = path
-	return disk.Open(id, wire.ClassBlank, wire.ClassStructured, wire.ClassData, wire.ClassUnreadable)
+	return disk.Open(id, nil, wire.ClassBlank, wire.ClassStructured, wire.ClassData, wire.ClassUnreadable)
 }
 
 // peak is the most memory that this process had at once.
