@@ -58,7 +58,8 @@ var parts = []part{
 	}},
 	{"storage controllers", func(t tree) (func(*wire.Report), []string) {
 		list, problems := hiddenStorage(t)
-		return func(r *wire.Report) { r.HiddenStorage = list }, problems
+		all := storageControllers(t)
+		return func(r *wire.Report) { r.HiddenStorage, r.Controllers = list, all }, problems
 	}},
 	{"disks", func(t tree) (func(*wire.Report), []string) {
 		disks, problems := Disks(string(t))

@@ -222,6 +222,13 @@ func TestHiddenStorage(t *testing.T) {
 	if _, problems := hiddenStorage(tree(t.TempDir())); len(problems) != 1 {
 		t.Errorf("no PCI bus: %q", problems)
 	}
+	all := storageControllers(tree(plant(t, merge(
+		pciDevice("0000:00:17.0", "0x010601", "8086", "9d03", "ahci"), pciDevice("0000:01:00.0", "0x080501", "1217", "8620", ""),
+		pciDevice("0000:3d:00.0", "0x010802", "144d", "a808", "nvme"), pciDevice("0000:00:02.0", "0x030000", "8086", "5916", "i915")))))
+	if want := []string{"SATA controller (8086:9d03 at 0000:00:17.0, ahci)", "SD or eMMC controller (1217:8620 at 0000:01:00.0, no driver)",
+		"NVMe controller (144d:a808 at 0000:3d:00.0, nvme)"}; !reflect.DeepEqual(all, want) {
+		t.Errorf("controllers: %q", all)
+	}
 }
 
 func merge(sets ...files) files {

@@ -74,4 +74,27 @@ func hiddenStorage(t tree) ([]string, []string) {
 	return list, nil
 }
 
+// storageControllers names every storage controller on the PCI bus, whatever
+// state it is in.
+func storageControllers(t tree) (list []string) {
+	const dir = "sys/bus/pci/devices"
+	for _, slot := range t.names(dir) {
+		class, ok := t.number(dir, slot, "class")
+		if class >>= 8; !ok || class>>8 != classMassStorage && class != classSDHost || len(list) == maxHidden {
+			continue
+		}
+		kind := storageKinds[class]
+		if kind == "" {
+			kind = "storage controller"
+		}
+		by := t.link(dir, slot, "driver")
+		if by == "" {
+			by = "no driver"
+		}
+		id := pciID(t.text(dir, slot, "vendor")) + ":" + pciID(t.text(dir, slot, "device"))
+		list = append(list, clean(fmt.Sprintf("%s (%s at %s, %s)", kind, id, slot, by)))
+	}
+	return list
+}
+
 func pciID(s string) string { return strings.TrimPrefix(s, "0x") }

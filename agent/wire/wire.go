@@ -72,6 +72,9 @@ type Report struct {
 	// Controllers in RAID or VMD mode, or without a driver: then "no disk
 	// found" means unknown, not zero.
 	HiddenStorage []string `json:"hidden_storage,omitempty"`
+	// Controllers are all storage controllers that were seen, with their
+	// drivers: what a paper on a PC without disks rests on.
+	Controllers []string `json:"storage_controllers,omitempty"`
 }
 
 // Identity as SMBIOS types 1 to 3 give it. Placeholders lists the JSON names of

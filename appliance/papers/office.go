@@ -1,0 +1,319 @@
+package papers
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"refurb/appliance/audit"
+	"refurb/appliance/workshop"
+)
+
+// Source is where facts come from.
+type Source interface {
+	// Chain returns the history of a device, or of the house for "".
+	Chain(ctx context.Context, device string) ([]audit.Entry, error)
+	// Document returns what a line of it points to; nil: it isn't there.
+	Document(ctx context.Context, hash string) ([]byte, error)
+	// Lot lists the devices of a lot by their number.
+	Lot(ctx context.Context, lot string) ([]string, error)
+	// Names tells who stands behind the ids of actors today. Names are printed
+	// beside the signed document and are no part of it.
+	Names(ctx context.Context) (map[string]string, error)
+}
+
+// Paper is one that a device or a lot has.
+type Paper struct {
+	Kind   Kind
+	ID     string
+	Time   time.Time // of the newest line that it rests on
+	SHA256 string    // of its JSON file
+	Result string    // what it says at its head
+	// Refused says why there is none yet, or can't be; nil: there is one.
+	Refused *workshop.Refusal
+}
+
+// Office makes papers.
+type Office struct {
+	src Source
+	key ed25519.PrivateKey
+	now func() time.Time
+
+	mu   sync.Mutex
+	kept map[string]kept // by device
+}
+
+// kept is the list of a device's papers as long as its history stays the same.
+type kept struct {
+	head string
+	list []Paper
+}
+
+const maxKept = 1000
+
+// New makes an office that signs with key.
+func New(src Source, key ed25519.PrivateKey) *Office {
+	return &Office{src: src, key: key, now: time.Now, kept: map[string]kept{}}
+}
+
+func notFound(what string) error { return &workshop.Refusal{Kind: workshop.NotFound, Message: what} }
+
+// made is a paper, or why there is none.
+type made struct {
+	kind Kind
+	id   string
+	content
+	basis Basis
+	file  []byte
+	no    *workshop.Refusal
+}
+
+// of makes all papers of a device, in the order of its history.
+func of(f facts, key ed25519.PrivateKey) ([]made, error) {
+	var all []made
+	add := func(k Kind, id string, c content, b Basis, err error) error {
+		m := made{kind: k, id: id, content: c, basis: b}
+		switch {
+		case errors.As(err, &m.no):
+			m.content = nil
+		case err != nil:
+			return err
+		default:
+			if m.file, err = sign(k, id, c, key); err != nil {
+				return err
+			}
+		}
+		all = append(all, m)
+		return nil
+	}
+	if p, err := noStorage(f); p != nil {
+		if err := add(NoStorage, f.device, p, p.Basis, err); err != nil {
+			return nil, err
+		}
+	} else if err := add(NoStorage, f.device, nil, Basis{}, err); err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, l := range f.lines {
+		if l.Job == "" || seen[l.Job] {
+			continue
+		}
+		seen[l.Job] = true
+		job := f.job(l.Job)
+		if erases(job) {
+			p, err := erasure(f, l.Job)
+			if err := add(Erasure, l.Job, p, basisIf(p), err); err != nil {
+				return nil, err
+			}
+		}
+		if images(job) {
+			p, err := imaging(f, l.Job, publicKey(key))
+			if err := add(Imaging, l.Job, p, basisIf(p), err); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+func basisIf[P *ErasurePaper | *ImagingPaper](p P) Basis {
+	switch v := any(p).(type) {
+	case *ErasurePaper:
+		if v != nil {
+			return v.Basis
+		}
+	case *ImagingPaper:
+		if v != nil {
+			return v.Basis
+		}
+	}
+	return Basis{}
+}
+
+func publicKey(key ed25519.PrivateKey) string {
+	return base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey))
+}
+
+// facts checks a device's whole history and every document that it points to.
+func (o *Office) facts(ctx context.Context, device string) (facts, error) {
+	entries, err := o.src.Chain(ctx, device)
+	if err != nil {
+		return facts{}, err
+	}
+	return o.check(ctx, device, entries)
+}
+
+func (o *Office) check(ctx context.Context, device string, entries []audit.Entry) (facts, error) {
+	if len(entries) == 0 {
+		return facts{}, notFound("There is no such history")
+	}
+	events, err := audit.Events(device, entries)
+	if err != nil {
+		return facts{}, fmt.Errorf("no paper is made from a damaged history: %w", err)
+	}
+	f := facts{device: device, docs: map[string][]byte{}}
+	for i, e := range events {
+		f.lines = append(f.lines, line{e, entries[i].Seq, entries[i].Hash})
+		if e.Evidence == "" || f.docs[e.Evidence] != nil {
+			continue
+		}
+		b, err := o.src.Document(ctx, e.Evidence)
+		if err != nil {
+			return facts{}, err
+		}
+		if b != nil && hashOf(b) != e.Evidence {
+			return facts{}, fmt.Errorf("no paper is made from changed evidence: the document %s of line %d of device %s was changed", e.Evidence, entries[i].Seq, device)
+		}
+		f.docs[e.Evidence] = b
+	}
+	return f, nil
+}
+
+// List lists a device's papers in the order of its history, those that are
+// refused with the reason.
+func (o *Office) List(ctx context.Context, device string) ([]Paper, error) {
+	entries, err := o.src.Chain(ctx, device)
+	if err != nil || len(entries) == 0 {
+		return nil, err
+	}
+	head := entries[len(entries)-1].Hash
+	o.mu.Lock()
+	k := o.kept[device]
+	o.mu.Unlock()
+	if k.head == head {
+		return k.list, nil
+	}
+	f, err := o.check(ctx, device, entries)
+	if err != nil {
+		return nil, err
+	}
+	all, err := of(f, o.key)
+	if err != nil {
+		return nil, err
+	}
+	var list []Paper
+	for _, m := range all {
+		p := Paper{Kind: m.kind, ID: m.id, Time: m.basis.Time, Refused: m.no}
+		if m.no == nil {
+			p.SHA256, p.Result = hashOf(m.file), m.face().Verdict
+		}
+		list = append(list, p)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.kept) >= maxKept {
+		clear(o.kept)
+	}
+	o.kept[device] = kept{head, list}
+	return list, nil
+}
+
+// Write writes one paper. id is the device's for NoStorage, the lot's for Donor;
+// for the others device's history is searched for the job.
+func (o *Office) Write(ctx context.Context, w io.Writer, k Kind, device, id string, format Format) error {
+	file, err := o.file(ctx, k, device, id)
+	if err != nil {
+		return err
+	}
+	return o.print(ctx, w, [][]byte{file}, format)
+}
+
+func (o *Office) file(ctx context.Context, k Kind, device, id string) ([]byte, error) {
+	if k == Donor {
+		p, err := o.donor(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return sign(Donor, id, p, o.key)
+	}
+	if blank(k) == nil {
+		return nil, notFound("There is no such kind of paper")
+	}
+	f, err := o.facts(ctx, device)
+	if err != nil {
+		return nil, err
+	}
+	all, err := of(f, o.key)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range all {
+		if m.kind == k && m.id == id {
+			if m.no != nil {
+				return nil, m.no
+			}
+			return m.file, nil
+		}
+	}
+	return nil, notFound("There is no such paper")
+}
+
+func (o *Office) donor(ctx context.Context, lot string) (*DonorPaper, error) {
+	house, err := o.facts(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	ids, err := o.src.Lot(ctx, lot)
+	if err != nil {
+		return nil, err
+	}
+	var devices []facts
+	for _, id := range ids {
+		f, err := o.facts(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		devices = append(devices, f)
+	}
+	return donorReport(house, lot, devices, o.key)
+}
+
+// WriteLot writes one page with the donor's report and every paper of the lot's
+// devices, each on a sheet of its own.
+func (o *Office) WriteLot(ctx context.Context, w io.Writer, lot string) error {
+	p, err := o.donor(ctx, lot)
+	if err != nil {
+		return err
+	}
+	report, err := sign(Donor, lot, p, o.key)
+	if err != nil {
+		return err
+	}
+	files := [][]byte{report}
+	for _, l := range p.Lines {
+		f, err := o.facts(ctx, l.Device.ID)
+		if err != nil {
+			return err
+		}
+		all, err := of(f, o.key)
+		if err != nil {
+			return err
+		}
+		for _, m := range all {
+			if m.no == nil {
+				files = append(files, m.file)
+			}
+		}
+	}
+	return o.print(ctx, w, files, HTML)
+}
+
+func (o *Office) print(ctx context.Context, w io.Writer, files [][]byte, format Format) error {
+	switch format {
+	case JSON:
+		_, err := w.Write(files[0])
+		return err
+	case HTML:
+		names, err := o.src.Names(ctx)
+		if err != nil {
+			return err
+		}
+		return render(w, files, beside{Printed: o.now().UTC().Truncate(time.Second), Names: names})
+	}
+	return notFound(fmt.Sprintf("There is no format %q", format))
+}
