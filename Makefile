@@ -56,6 +56,10 @@ run: setup build ## the real workshop: sudo make run IFACE=enp3s0 [DHCP=proxy]
 	$(SUDO) $(BUILD)/refurb payload build
 	$(SUDO) $(BUILD)/refurb serve --interface $(IFACE) --dhcp $(DHCP)
 
+install: setup build ## as a service that starts with the machine: make install IFACE=enp3s0 [DHCP=proxy]
+	@[ -n "$(IFACE)" ] || { echo 'Say which network card leads to the workshop: make install IFACE=<nic>. There are:'; ip -br link | grep -v '^lo '; exit 2; }
+	$(SUDO) scripts/service/install.sh $(IFACE) $(DHCP)
+
 check: $(WEB) ## gofmt, vet, staticcheck, import rules
 	@out=$$(gofmt -l agent appliance images dashboard scripts); [ -z "$$out" ] || { echo "gofmt these:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
@@ -77,4 +81,4 @@ bench: setup ## figures as "name value unit" lines, under half an hour: RUNS=1 f
 clean: ## remove what was built; downloads stay in build/cache
 	rm -rf $(BUILD)/refurb $(BUILD)/refurb-agent $(BUILD)/tinyos $(BUILD)/base.cpio $(DEMO)
 
-.PHONY: help setup build demo run check test e2e-full bench clean
+.PHONY: help setup build demo run install check test e2e-full bench clean

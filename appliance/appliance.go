@@ -64,7 +64,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Appliance, err 
 	}
 	a.Registry, err = workshop.Open(ctx, workshop.Config{
 		Store: a.Store, Images: catalogue{a.Depot}, BaseURL: a.urls,
-		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Served(), PinB64: a.Keys.Pin, Log: log,
+		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Served(), Key: a.Keys.Signing, PinB64: a.Keys.Pin, Log: log,
 	})
 	return a, err
 }
@@ -163,7 +163,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 		return err
 	}
 	defer lnAgents.Close()
-	lnAgents = tls.NewListener(lnAgents, &tls.Config{Certificates: []tls.Certificate{a.Keys.TLS}, MinVersion: tls.VersionTLS13})
+	lnAgents = tls.NewListener(bounded(lnAgents, 4096, 32), &tls.Config{Certificates: []tls.Certificate{a.Keys.TLS}, MinVersion: tls.VersionTLS13})
 
 	parts := map[string]func(context.Context) error{
 		"network boot": boot.Run,
@@ -178,7 +178,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 			return err
 		}
 		defer ln.Close()
-		parts["dashboard"] = func(ctx context.Context) error { return serveHTTP(ctx, ln, page) }
+		parts["dashboard"] = func(ctx context.Context) error { return serveHTTP(ctx, bounded(ln, 2048, 256), page) }
 		at := ln.Addr().(*net.TCPAddr)
 		if at.IP.IsUnspecified() { // on every card; this one is surely right
 			at = &net.TCPAddr{IP: addr.Addr().AsSlice(), Port: at.Port}

@@ -10,11 +10,12 @@ packages=(
   chromium                                              # tests of the pages
   mmdebstrap dosfstools mtools e2fsprogs gdisk dnsmasq-base zstd xz-utils  # give-away systems, test disks
   debian-archive-keyring
+  systemd util-linux                                    # the service, as tests look at it
 )
 declare -A binary=(
   [make]=make [git]=git [gcc]=gcc [iproute2]=ip [qemu-system-x86]=qemu-system-x86_64
   [qemu-utils]=qemu-img [chromium]=chromium [mmdebstrap]=mmdebstrap [dosfstools]=mkfs.vfat
-  [mtools]=mcopy [e2fsprogs]=mkfs.ext4 [gdisk]=sgdisk [dnsmasq-base]=dnsmasq [zstd]=zstd [xz-utils]=xz
+  [mtools]=mcopy [systemd]=systemd-analyze [util-linux]=setpriv [e2fsprogs]=mkfs.ext4 [gdisk]=sgdisk [dnsmasq-base]=dnsmasq [zstd]=zstd [xz-utils]=xz
 )
 
 command -v apt-get >/dev/null || {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ import (
 type Appliance struct {
 	lab  *Lab
 	bin  string
+	data string
 	args []string
 	cmd  *exec.Cmd
 	web  *http.Client
@@ -45,7 +47,7 @@ func (l *Lab) Appliance(ctx context.Context, bin, data string, args ...string) (
 	if err != nil {
 		return nil, err
 	}
-	a := &Appliance{lab: l, bin: bin, log: &tail{file: log}, Name: "demo",
+	a := &Appliance{lab: l, bin: bin, data: data, log: &tail{file: log}, Name: "demo",
 		args: append([]string{"serve", "--data", data, "--interface", Bridge, "--address", Address}, args...),
 		web: &http.Client{
 			Jar:     jar,
@@ -61,7 +63,11 @@ func (l *Lab) Appliance(ctx context.Context, bin, data string, args ...string) (
 
 // Start starts the appliance, again if it was stopped or killed.
 func (a *Appliance) Start(ctx context.Context) (err error) {
-	if a.cmd, err = a.lab.Start(a.log, a.bin, a.args...); err != nil {
+	as, err := asService(a.data)
+	if err != nil {
+		return err
+	}
+	if a.cmd, err = a.lab.Start(a.log, as[0], slices.Concat(as[1:], []string{a.bin}, a.args)...); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"refurb/appliance"
 )
 
 var version = "dev" // set by the build
@@ -39,6 +41,9 @@ func (versionCmd) Run() error {
 type dataFlag struct {
 	Data string `help:"Folder of records, keys, images and boot files." default:"/var/lib/refurb" env:"REFURB_DATA" type:"path"`
 }
+
+// AfterRun gives what a command of root has made to the service's user.
+func (d dataFlag) AfterRun() error { return appliance.HandOver(d.Data) }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
