@@ -6,6 +6,7 @@ require (
 	github.com/BurntSushi/toml v1.6.0
 	github.com/alecthomas/kong v1.13.0
 	github.com/alexedwards/scs/v2 v2.9.0
+	github.com/anatol/smart.go v0.0.0-20241007162712-be6d7524480a
 	github.com/boombuler/barcode v1.1.0
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
@@ -41,7 +42,6 @@ require (
 )
 
 require (
-	github.com/anatol/smart.go v0.0.0-20241007162712-be6d7524480a // indirect
 	github.com/anchore/go-lzo v0.1.0 // indirect
 	github.com/atotto/clipboard v0.1.4 // indirect
 	github.com/aymanbagabas/go-osc52/v2 v2.0.1 // indirect

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"refurb/agent/drive"
 	"refurb/agent/wire"
 )
 
@@ -84,14 +85,11 @@ func askDescriptor(f *os.File, transport string) (wire.DiskID, error) {
 // refused reports that the device has no such command, as opposed to one that
 // failed: USB cases and virtual disks answer little.
 func refused(err error) bool {
-	return errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) ||
-		errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOMSG) || errors.Is(err, errRefused) || errors.Is(err, errShort)
+	_, said := errors.AsType[*drive.Sense](err)
+	return said || drive.Refused(err) || errors.Is(err, errShort)
 }
 
-var (
-	errNoCommand = errors.New("this kind of disk has no command for it")
-	errRefused   = errors.New("the drive refused the command")
-)
+var errNoCommand = errors.New("this kind of disk has no command for it")
 
 // askDevice opens a device node and asks the drive. Both may hang in the kernel
 // for minutes on a dying drive, so both happen aside; what answers too late is
@@ -173,80 +171,23 @@ func askATA(f *os.File) (answer, error) {
 	return parseHDIO(id[:])
 }
 
-// nvmeAdmin is struct nvme_admin_cmd of linux/nvme_ioctl.h.
-type nvmeAdmin struct {
-	opcode, flags        uint8
-	_                    uint16
-	nsid                 uint32
-	_, _                 uint32 // cdw2, cdw3
-	metadata             uint64
-	addr                 uint64
-	metadataLen, dataLen uint32
-	cdw10, _, _, _, _, _ uint32 // to cdw15
-	timeoutMS, _         uint32 // result
-}
-
-const ioctlNVMeAdmin = 0xC0484E41 // _IOWR('N', 0x41, struct nvme_admin_cmd)
-
 func askNVMe(f *os.File) (answer, error) {
-	data := new([4096]byte)
-	var pin runtime.Pinner
-	defer pin.Unpin()
-	pin.Pin(data)
-	cmd := &nvmeAdmin{
-		opcode: 0x06, cdw10: 1, // Identify, CNS 01h: the controller
-		addr: uint64(uintptr(unsafe.Pointer(data))), dataLen: uint32(len(data)),
-		timeoutMS: uint32(probeTime / time.Millisecond / 2),
-	}
-	if err := ioctl(f, ioctlNVMeAdmin, unsafe.Pointer(cmd)); err != nil {
+	data := make([]byte, 4096)
+	// Identify, CNS 01h: the controller
+	if _, err := drive.On(f).NVMe(drive.NVMe{Opcode: 0x06, CDW10: 1, Data: data, Limit: probeTime / 2}); err != nil {
 		return answer{}, err
 	}
-	return parseNVMe(data[:])
+	return parseNVMe(data)
 }
-
-// sgIO is struct sg_io_hdr of scsi/sg.h.
-type sgIO struct {
-	interfaceID          int32
-	direction            int32
-	cdbLen, senseLen     uint8
-	_                    uint16
-	dataLen              uint32
-	data, cdb, sense     uintptr
-	timeoutMS, _         uint32
-	_                    int32
-	_                    uintptr
-	status, _, _, _      uint8
-	hostStatus, drStatus uint16
-	residue              int32
-	_, info              uint32
-}
-
-const ioctlSG = 0x2285
 
 func askSCSI(f *os.File) (answer, error) {
-	data, sense := new([255]byte), new([32]byte)
-	cdb := &[6]byte{0x12, 1, 0x80, 0, byte(len(data)), 0} // INQUIRY, EVPD, page 80h
-	var pin runtime.Pinner
-	defer pin.Unpin()
-	pin.Pin(data)
-	pin.Pin(sense)
-	pin.Pin(cdb)
-	h := &sgIO{
-		interfaceID: 'S', direction: -3, // from the device
-		cdbLen: uint8(len(cdb)), senseLen: uint8(len(sense)), dataLen: uint32(len(data)),
-		data: uintptr(unsafe.Pointer(data)), cdb: uintptr(unsafe.Pointer(cdb)), sense: uintptr(unsafe.Pointer(sense)),
-		timeoutMS: uint32(probeTime / time.Millisecond / 2),
-	}
-	if err := ioctl(f, ioctlSG, unsafe.Pointer(h)); err != nil {
+	data := make([]byte, 255)
+	n, err := drive.On(f).SCSI(drive.SCSI{ // INQUIRY, EVPD, page 80h
+		CDB: []byte{0x12, 1, 0x80, 0, byte(len(data)), 0}, Move: drive.In, Data: data, Limit: probeTime / 2,
+	})
+	if err != nil {
 		return answer{}, err
 	}
-	if h.status != 0 {
-		return answer{}, errRefused
-	}
-	if h.hostStatus != 0 || h.drStatus != 0 {
-		return answer{}, fmt.Errorf("the command failed on its way (host %d, driver %d)", h.hostStatus, h.drStatus)
-	}
-	n := len(data) - int(max(0, h.residue))
-	serial, err := parseVPD80(data[:max(0, n)])
+	serial, err := parseVPD80(data[:n])
 	return answer{serial: serial}, err
 }
