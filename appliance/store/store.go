@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/mattn/go-sqlite3"
@@ -42,8 +43,10 @@ func (full) Unwrap() error { return syscall.ENOSPC }
 // Store is an open file of records.
 type Store struct {
 	write, read *sql.DB
+	dsn         string // without options
 	seal        Sealer
 	hashing     chan struct{} // one place per password that is being checked
+	inspected   atomic.Bool   // the histories held when they were looked at
 }
 
 // Open opens the file at path, makes it if there is none, and brings its tables
@@ -63,9 +66,10 @@ func Open(path string, seal Sealer) (*Store, error) {
 		return nil, err
 	}
 	name := (&url.URL{Scheme: "file", Path: abs}).String()
-	s := &Store{seal: seal, hashing: make(chan struct{}, 2)}
-	// In the DSN, a pragma holds for every connection of the pool.
-	if s.write, err = sql.Open("sqlite3", name+"?_busy_timeout=5000&_journal_mode=WAL&_foreign_keys=on&_txlock=immediate&_synchronous=FULL"); err != nil {
+	s := &Store{dsn: name, seal: seal, hashing: make(chan struct{}, 2)}
+	// In the DSN, a pragma holds for every connection of the pool. Deleted names
+	// are zeroed in the file, not left to whoever reads its free pages.
+	if s.write, err = sql.Open("sqlite3", name+"?_busy_timeout=5000&_journal_mode=WAL&_foreign_keys=on&_txlock=immediate&_synchronous=FULL&_secure_delete=on"); err != nil {
 		return nil, err
 	}
 	s.write.SetMaxOpenConns(1)

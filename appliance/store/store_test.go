@@ -319,6 +319,9 @@ func TestUsers(t *testing.T) {
 	if err != nil || ana.Name != "Ana Müller" || ana.Role != "admin" {
 		t.Fatalf("%+v %v", ana, err)
 	}
+	if _, err := u.Create(bg, "setup", "Zoe", "battery staple", "admin"); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := u.Create(bg, "setup", "ANA MÜLLER", "battery staple", "viewer"); !errors.Is(err, store.ErrNameTaken) {
 		t.Fatal(err)
 	}
@@ -364,11 +367,11 @@ func TestUsers(t *testing.T) {
 	if err := u.SetRole(bg, "setup", ana.ID, "lead"); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := u.List(bg); err != nil || len(all) != 1 || all[0].Role != "lead" {
+	if all, err := u.List(bg); err != nil || len(all) != 2 || all[0].Role != "lead" {
 		t.Fatalf("%+v %v", all, err)
 	}
 	events, err := s.Events(bg, "")
-	if err != nil || len(events) != 4 || events[0].Kind != "user_created" || events[0].Params["user"] != ana.ID {
+	if err != nil || len(events) != 5 || events[0].Kind != "user_created" || events[0].Params["user"] != ana.ID {
 		t.Fatalf("%+v %v", events, err)
 	}
 	var lines string

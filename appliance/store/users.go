@@ -33,7 +33,13 @@ var (
 	ErrNoUser = errors.New("no such user and password")
 	// ErrNameTaken refuses a second user of the same name.
 	ErrNameTaken = errors.New("that name is taken")
+	// ErrLastAdmin refuses to leave the house without anybody who may add people.
+	ErrLastAdmin = errors.New("that is the last administrator who may log in")
 )
+
+// admin is the only role that this package knows by name: one user who has it
+// must always be able to log in.
+const admin = "admin"
 
 // argon2id with the parameters of RFC 9106's second choice, with less memory: a
 // small appliance checks two passwords at once beside its work.
@@ -155,12 +161,13 @@ func (u Users) Create(ctx context.Context, actor, name, password, role string) (
 	return v, nil
 }
 
-// SetRole gives a user another role.
+// SetRole gives a user another role, unless that leaves nobody as admin.
 func (u Users) SetRole(ctx context.Context, actor, id, role string) error {
 	return u.change(ctx, userEvent(actor, "user_role", id, role), id, `UPDATE users SET role = ? WHERE id = ?`, role, id)
 }
 
-// SetDisabled switches a user off or on again; off ends all sessions.
+// SetDisabled switches a user off or on again; off ends all sessions. The last
+// admin can't be switched off.
 func (u Users) SetDisabled(ctx context.Context, actor, id string, off bool) error {
 	kind := "user_enabled"
 	if off {
@@ -178,8 +185,31 @@ func (u Users) SetPassword(ctx context.Context, actor, id, password string) erro
 	return u.change(ctx, userEvent(actor, "user_password", id, ""), id, `UPDATE users SET password = ?, stamp = ? WHERE id = ?`, kept, rand.Text(), id)
 }
 
+// Remove forgets a person: their name is gone from the file, and the history,
+// which knows their id only, stays whole. The last admin can't be removed.
+func (u Users) Remove(ctx context.Context, actor, id string) error {
+	if err := u.change(ctx, userEvent(actor, "user_removed", id, ""), id, `DELETE FROM users WHERE id = ?`, id); err != nil {
+		return err
+	}
+	// What was deleted is zeroed in the pages (secure_delete); older pages with
+	// the name in them wait in the journal until it is emptied. That can't be
+	// done while somebody reads; then the next time it can.
+	var busy, frames, done int
+	err := u.s.write.QueryRowContext(context.WithoutCancel(ctx), `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &frames, &done)
+	if err != nil {
+		return fmt.Errorf("the user is removed, but the name may still stand in the journal: %w", explain(err))
+	}
+	return nil
+}
+
+// change changes one user and writes it down. The house is looked at within the
+// transaction, so that two admins can't switch each other off at once.
 func (u Users) change(ctx context.Context, e workshop.Event, id, query string, args ...any) error {
 	return u.s.tx(ctx, func(tx *sql.Tx) error {
+		before, err := admins(ctx, tx)
+		if err != nil {
+			return err
+		}
 		res, err := tx.ExecContext(ctx, query, args...)
 		if err != nil {
 			return err
@@ -187,8 +217,21 @@ func (u Users) change(ctx context.Context, e workshop.Event, id, query string, a
 		if n, err := res.RowsAffected(); err != nil || n != 1 {
 			return errors.Join(ErrNoUser, err)
 		}
+		after, err := admins(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if after == 0 && before > 0 {
+			return ErrLastAdmin
+		}
 		return u.s.append(ctx, tx, []workshop.Event{e})
 	})
+}
+
+// admins counts those who may log in.
+func admins(ctx context.Context, tx *sql.Tx) (n int, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT count(*) FROM users WHERE role = ? AND disabled = 0`, admin).Scan(&n)
+	return n, err
 }
 
 func userEvent(actor, kind, id, role string) workshop.Event {

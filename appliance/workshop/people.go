@@ -247,8 +247,8 @@ func (r *Registry) ImageAgain(ctx context.Context, actor, deviceID, image string
 	})
 }
 
-// ForgetAgain takes back what ImageAgain asked for, as long as nothing has come
-// of it: the PC's next start is an ordinary one again.
+// ForgetAgain takes back what ImageAgain or HoldAtStart asked for, as long as
+// nothing has come of it: the PC's next start is an ordinary one again.
 func (r *Registry) ForgetAgain(ctx context.Context, actor, deviceID string) error {
 	if err := known(actor); err != nil {
 		return err
@@ -258,12 +258,16 @@ func (r *Registry) ForgetAgain(ctx context.Context, actor, deviceID string) erro
 		switch {
 		case v == nil:
 			return &Refusal{Kind: NotFound, Message: "There is no such device"}
-		case !v.Again:
-			return &Refusal{Kind: Conflict, Message: "Nobody asks for another installation", Next: "Look at the device page again"}
+		case !v.Again && !v.Wait:
+			return &Refusal{Kind: Conflict, Message: "Nothing is asked for at the next start", Next: "Look at the device page again"}
 		}
 		dev := d.device(deviceID)
-		dev.Again, dev.AgainBy, dev.Image = false, "", ""
-		d.event(Event{Device: deviceID, Kind: "image_again_forgotten", Actor: actor})
+		kind := "hold_at_start_forgotten"
+		if v.Again {
+			kind, dev.Image = "image_again_forgotten", ""
+		}
+		dev.Again, dev.AgainBy, dev.Wait = false, "", false
+		d.event(Event{Device: deviceID, Kind: kind, Actor: actor})
 		if j := r.newest(deviceID); j != nil && j.State == Held {
 			return r.settle(d, dev, d.job(j.ID))
 		}
