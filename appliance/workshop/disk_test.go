@@ -3,6 +3,7 @@ package workshop
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"refurb/agent/wire"
 )
@@ -27,6 +28,8 @@ func TestChooseDisk(t *testing.T) {
 	fourK := func(d *wire.Disk) { d.LogicalBlock = 4096 }
 	noSerial := func(d *wire.Disk) { d.Serial = "" }
 	data := func(d *wire.Disk) { d.Class = wire.ClassData }
+	serial := func(s string) func(*wire.Disk) { return func(d *wire.Disk) { d.Serial = s } }
+	wwn := func(s string) func(*wire.Disk) { return func(d *wire.Disk) { d.WWN = s } }
 	for _, c := range []struct {
 		name    string
 		disks   []wire.Disk
@@ -54,6 +57,15 @@ func TestChooseDisk(t *testing.T) {
 		{name: "a path that climbs", disks: []wire.Disk{disk("/dev/../etc/passwd", 32)}, says: "no device"},
 		{name: "not a device", disks: []wire.Disk{disk("/etc/sda", 32)}, says: "no device"},
 		{name: "hidden by RAID mode", hidden: []string{"pci 8086:282a"}, says: "not known whether"},
+		{name: "hidden beside one that is seen", hidden: []string{"pci 8086:282a"}, disks: []wire.Disk{disk("/dev/sda", 120)}, verdict: Ask, hold: HoldHidden, chosen: "/dev/sda", among: 1, says: "more disks than can be seen"},
+		{name: "hidden beside two", hidden: []string{"pci 8086:282a"}, disks: []wire.Disk{disk("/dev/sda", 120), disk("/dev/sdb", 120)}, verdict: Ask, hold: HoldSeveral, among: 2},
+		{name: "one serial twice", disks: []wire.Disk{disk("/dev/sda", 120, serial("S1")), disk("/dev/sdb", 500, serial("s1"))}, verdict: Ask, hold: HoldTwins, among: 2, says: "/dev/sda and /dev/sdb"},
+		{name: "two paths to one disk", disks: []wire.Disk{disk("/dev/sda", 120, serial("S1"), wwn("0x5000")), disk("/dev/sdb", 120, serial("S1"), wwn("0x5000"))}, verdict: Ask, hold: HoldTwins, among: 2, says: "or one is seen twice"},
+		{name: "one WWN, two serials", disks: []wire.Disk{disk("/dev/sda", 120, wwn("0x5000")), disk("/dev/sdb", 120, wwn("0x5000"))}, verdict: Ask, hold: HoldTwins, among: 2},
+		{name: "a stick with the disk's serial", disks: []wire.Disk{disk("/dev/sda", 120, serial("S1")), disk("/dev/sdb", 32, usb, serial("S1"))}, verdict: Ask, hold: HoldTwins, chosen: "/dev/sda", among: 1},
+		{name: "one path twice", disks: []wire.Disk{disk("/dev/sda", 120), disk("/dev/sda", 120, serial("S2"))}, verdict: Ask, hold: HoldTwins, among: 2},
+		{name: "no serial twice", disks: []wire.Disk{disk("/dev/sda", 120, noSerial), disk("/dev/sdb", 120, noSerial)}, verdict: Ask, hold: HoldSeveral, among: 2},
+		{name: "eMMC whose areas carry its serial", disks: []wire.Disk{disk("/dev/mmcblk0", 32, mmc, serial("0x1")), disk("/dev/mmcblk0boot0", 16, mmc, serial("0x1"))}, verdict: Go, chosen: "/dev/mmcblk0", among: 1},
 		{name: "hidden, and a stick", hidden: []string{"pci 8086:282a"}, disks: []wire.Disk{disk("/dev/sda", 32, usb)}, says: "RAID mode"},
 		{name: "two", disks: []wire.Disk{disk("/dev/sda", 120), disk("/dev/sdb", 500)}, verdict: Ask, hold: HoldSeveral, among: 2, says: "/dev/sdb (500.0 GB)"},
 		{name: "two, one too small: still asked", disks: []wire.Disk{disk("/dev/sda", 4), disk("/dev/sdb", 500)}, verdict: Ask, hold: HoldSeveral, among: 1},
@@ -83,7 +95,7 @@ func TestChooseDisk(t *testing.T) {
 			if (got.Verdict != Go) && (got.Reason == "" || got.Next == "") {
 				t.Fatal("it doesn't say what to do")
 			}
-			if c.hidden != nil && !strings.Contains(got.Next, "AHCI") {
+			if c.hidden != nil && c.hold != HoldSeveral && !strings.Contains(got.Next, "AHCI") {
 				t.Fatalf("%q", got.Next)
 			}
 		})
@@ -130,6 +142,73 @@ func TestSameDisk(t *testing.T) {
 	} {
 		if got := sameDisk(c.a, c.b); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+// One disk never stands for another one that looks the same.
+func TestTwins(t *testing.T) {
+	id := func(path, serial, wwn string) wire.DiskID {
+		return wire.DiskID{Path: path, Serial: serial, WWN: wwn, Bytes: 100, LogicalBlock: 512}
+	}
+	a := id("/dev/sda", "S1", "")
+	for _, c := range []struct {
+		name     string
+		approved wire.DiskID
+		byPath   bool
+		report   []wire.DiskID
+		opened   wire.DiskID
+		want     bool
+	}{
+		{"itself", a, false, []wire.DiskID{a}, a, true},
+		{"itself, beside another", a, false, []wire.DiskID{a, id("/dev/sdb", "S2", "")}, a, true},
+		{"itself at another path than reported", a, false, []wire.DiskID{a}, id("/dev/sdb", "S1", ""), true},
+		{"itself, reported again at its new path", a, false, []wire.DiskID{id("/dev/sdb", "S1", "")}, id("/dev/sdb", "S1", ""), true},
+		{"its twin", a, true, []wire.DiskID{a, id("/dev/sdb", "S1", "")}, id("/dev/sdb", "S1", ""), false},
+		{"itself beside its twin", a, true, []wire.DiskID{a, id("/dev/sdb", "S1", "")}, a, true},
+		{"at another path beside its twin", a, true, []wire.DiskID{a, id("/dev/sdb", "S1", "")}, id("/dev/sdc", "S1", ""), false},
+		{"a twin that came later", a, false, []wire.DiskID{a, id("/dev/sdb", "S1", "")}, id("/dev/sdb", "S1", ""), false},
+		{"a twin by WWN that came later", id("/dev/sda", "S1", "w"), false, []wire.DiskID{id("/dev/sda", "S1", "w"), id("/dev/sdb", "S1", "w")}, id("/dev/sdb", "S1", "w"), false},
+		{"no serial, another path", id("/dev/sda", "", ""), false, []wire.DiskID{id("/dev/sda", "", ""), id("/dev/sdb", "", "")}, id("/dev/sdb", "", ""), false},
+	} {
+		rep := wire.Report{}
+		for _, d := range c.report {
+			rep.Disks = append(rep.Disks, wire.Disk{DiskID: d})
+		}
+		p := Approval{Disk: c.approved, ByPath: c.byPath}
+		if got := p.mayOpen(&rep, c.opened); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+func TestWithdrawn(t *testing.T) {
+	now := time.Date(2026, 3, 4, 9, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		change func(*Approval, *wire.Report)
+		says   string
+	}{
+		"nothing":             {func(*Approval, *wire.Report) {}, ""},
+		"nine minutes":        {func(a *Approval, _ *wire.Report) { a.At = now.Add(-9 * time.Minute) }, ""},
+		"another path":        {func(_ *Approval, r *wire.Report) { r.Disks[0].Path = "/dev/sdx" }, ""},
+		"another beside it":   {func(_ *Approval, r *wire.Report) { r.Disks = append(r.Disks, disk("/dev/sdb", 120)) }, ""},
+		"eleven minutes":      {func(a *Approval, _ *wire.Report) { a.At = now.Add(-11 * time.Minute) }, "ten minutes"},
+		"from the future":     {func(a *Approval, _ *wire.Report) { a.At = now.Add(time.Minute) }, "ten minutes"},
+		"pulled":              {func(_ *Approval, r *wire.Report) { r.Disks = nil }, "no longer there"},
+		"swapped":             {func(_ *Approval, r *wire.Report) { r.Disks[0].Serial = "OTHER" }, "no longer there"},
+		"of another size":     {func(_ *Approval, r *wire.Report) { r.Disks[0].Bytes-- }, "no longer there"},
+		"mounted meanwhile":   {func(_ *Approval, r *wire.Report) { r.Disks[0].InUse = "mounted" }, "no longer there"},
+		"holds something now": {func(_ *Approval, r *wire.Report) { r.Disks[0].Class = wire.ClassData }, "something else"},
+		"a twin came late": {func(_ *Approval, r *wire.Report) {
+			r.Disks = append(r.Disks, disk("/dev/sdb", 120, func(d *wire.Disk) { d.Serial = r.Disks[0].Serial }))
+		}, "has appeared: /dev/sdb"},
+		"by path, at another one": {func(a *Approval, r *wire.Report) { a.ByPath, r.Disks[0].Path = true, "/dev/sdx" }, "no longer there"},
+	} {
+		rep := wire.Report{Disks: []wire.Disk{disk("/dev/sda", 120)}}
+		a := Approval{Disk: rep.Disks[0].DiskID, Class: wire.ClassBlank, At: now}
+		c.change(&a, &rep)
+		if _, why := a.withdrawn(&rep, now); (why == "") != (c.says == "") || !strings.Contains(why, c.says) {
+			t.Errorf("%s: %q", name, why)
 		}
 	}
 }

@@ -114,7 +114,7 @@ func (h *house) start() {
 func (h *house) config() workshop.Config {
 	c := workshop.Config{
 		Store: h.store, Images: h.shelf, Payload: map[string]string{"payload": "sha256:1234", "vmlinuz": "linux-image 6.12 sha256 56"}, PinB64: "cGlu",
-		BaseURL: func() (string, string) { return "https://10.77.0.1:8443", "http://10.77.0.1:8080" },
+		Key: key, BaseURL: func() (string, string) { return "https://10.77.0.1:8443", "http://10.77.0.1:8080" },
 	}
 	if h.clock != nil {
 		c.Now = h.clock.Now
@@ -232,7 +232,7 @@ func (p *pc) poll() wire.Plan {
 
 func (p *pc) send(kind wire.EventKind, o *wire.Outcome) error {
 	e := wire.Event{Job: p.plan.Job, Seq: p.seq + 1, Kind: kind, Outcome: o}
-	if kind == wire.EventImaging && p.plan.Disk != nil {
+	if (kind == wire.EventImaging || kind == wire.EventErasing) && p.plan.Disk != nil {
 		e.Disk = new(*p.plan.Disk)
 	}
 	err := p.h.Event(context.Background(), p.token, e)
@@ -244,6 +244,47 @@ func (p *pc) send(kind wire.EventKind, o *wire.Outcome) error {
 
 func (p *pc) proof() *wire.Outcome {
 	return &wire.Outcome{Result: wire.Done, Root: p.plan.Image.Root, Raw: size, ReadBack: size, Written: size, Disk: p.plan.Disk}
+}
+
+// order asks for the PC's first disk to be erased and takes the plan.
+func (p *pc) order(wish workshop.EraseWish) {
+	p.h.t.Helper()
+	if wish.Check == "" {
+		wish.Check = wire.CheckFull
+	}
+	if err := p.h.Erase(context.Background(), "lead1", p.device().ID, p.rep.Disks[0].Path, p.tail(), wish); err != nil {
+		p.h.t.Fatal(err)
+	}
+	p.poll()
+	p.wants(wire.ActionErase)
+	p.seq = 0
+}
+
+// empty is the outcome of an erasing that went well.
+func (p *pc) empty() *wire.Outcome {
+	d := p.plan.Disk
+	o := &wire.Outcome{Result: wire.Done, Disk: d, Erasure: &wire.Erasure{
+		Result: wire.Erased, Level: wire.LevelPurge, Medium: "nvme", Transport: wire.TransportNVMe, Tool: "test",
+		Steps: []wire.EraseStep{{Method: "nvme sanitize block", Level: wire.LevelPurge, Bits: "SANICAP=0x00000002", Command: "84h SANACT=2", Code: "SSTAT=1h", Result: wire.Done}},
+		Check: wire.ReadCheck{Kind: p.plan.Erase.Check, Seed: p.plan.Erase.Seed, Expect: "zero", Bytes: d.Bytes},
+	}}
+	if p.plan.Erase.Check == wire.CheckSample {
+		o.Erasure.Check.Bytes = d.Bytes / 100
+	}
+	return o
+}
+
+// erase goes all the way from an erase plan to erased.
+func (p *pc) erase() {
+	p.h.t.Helper()
+	if err := p.send(wire.EventErasing, nil); err != nil {
+		p.h.t.Fatal(err)
+	}
+	if err := p.send(wire.EventOutcome, p.empty()); err != nil {
+		p.h.t.Fatal(err)
+	}
+	p.seq = 0
+	p.rep.Disks[0].Class, p.rep.Disks[0].Found = wire.ClassBlank, nil
 }
 
 // image goes all the way from an image plan to verified.

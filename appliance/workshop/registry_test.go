@@ -125,7 +125,7 @@ func TestHolds(t *testing.T) {
 		{"several", second, false, "/dev/sda", "COND99", workshop.HoldSeveral},
 		{"no serial", nameless, false, "/dev/nvme0n1", "/dev/nvme0n1", workshop.HoldSerial},
 		{"structured", func(r *wire.Report) { r.Disks[0].Class = wire.ClassStructured }, false, "/dev/nvme0n1", "000001", workshop.HoldApproval},
-		{"a class from the future", func(r *wire.Report) { r.Disks[0].Class = "ours" }, false, "/dev/nvme0n1", "000001", workshop.HoldApproval},
+		{"a class from the future", func(r *wire.Report) { r.Disks[0].Class = "future" }, false, "/dev/nvme0n1", "000001", workshop.HoldApproval},
 		{"no lot", func(*wire.Report) {}, true, "/dev/nvme0n1", "000001", workshop.HoldLot},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -10,20 +10,22 @@ import (
 // them shows.
 
 func TestJobSteps(t *testing.T) {
-	states := []JobState{Booting, Reported, Held, Approved, Imaging, Verifying, Verified, FirstBoot, JobFailed, Cancelled, JobLost}
-	//                 bo re he ap im ve VD FB fa ca lo
+	states := []JobState{Booting, Reported, Held, Approved, Imaging, Verifying, Verified, FirstBoot, Erasing, Erased, JobFailed, Cancelled, JobLost}
+	//                 bo re he ap im ve VD FB er ED fa ca lo
 	matrix(t, states, CanJob, `
-		booting         .  x  .  .  .  .  .  .  x  x  x
-		reported        .  .  x  x  .  .  .  .  x  x  x
-		held            .  .  .  x  .  .  .  .  x  x  x
-		approved        .  .  x  .  x  .  .  .  x  x  x
-		imaging         .  .  .  .  .  x  .  .  x  x  x
-		verifying       .  .  .  .  .  .  x  .  x  x  x
-		verified        .  .  .  .  .  .  .  x  .  .  .
-		first_boot_seen .  .  .  .  .  .  .  .  .  .  .
-		failed          .  .  .  .  .  .  .  .  .  .  .
-		cancelled       .  .  .  .  .  .  .  .  .  .  .
-		lost            x  x  x  x  x  x  .  .  x  x  .`)
+		booting         .  x  .  .  .  .  .  .  .  .  x  x  x
+		reported        .  .  x  x  .  .  .  .  .  .  x  x  x
+		held            .  .  .  x  .  .  .  .  .  .  x  x  x
+		approved        .  .  x  .  x  .  .  .  x  .  x  x  x
+		imaging         .  .  .  .  .  x  .  .  .  .  x  x  x
+		verifying       .  .  .  .  .  .  x  .  .  .  x  x  x
+		verified        .  .  .  .  .  .  .  x  .  .  .  .  .
+		first_boot_seen .  .  .  .  .  .  .  .  .  .  .  .  .
+		erasing         .  .  .  .  .  .  .  .  .  x  x  x  x
+		erased          .  .  .  .  .  .  .  .  .  .  .  .  .
+		failed          .  .  .  .  .  .  .  .  .  .  .  .  .
+		cancelled       .  .  .  .  .  .  .  .  .  .  .  .  .
+		lost            x  x  x  x  x  x  .  .  x  .  x  x  .`)
 }
 
 func TestDeviceSteps(t *testing.T) {
@@ -68,6 +70,9 @@ func TestOnlyVerifyingLeadsToVerified(t *testing.T) {
 	for from, tos := range jobSteps {
 		if slices.Contains(tos, Verified) != (from == Verifying) {
 			t.Errorf("%s → verified", from)
+		}
+		if slices.Contains(tos, Erased) != (from == Erasing) || from == Erased && from.Proved() {
+			t.Errorf("%s → erased", from)
 		}
 		if from.Live() == (len(tos) == 0) && from != Verified {
 			t.Errorf("%s: live %v with %d steps left", from, from.Live(), len(tos))
