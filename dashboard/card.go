@@ -47,6 +47,8 @@ var looks = map[workshop.JobState]Look{
 	workshop.Verifying: {toneRun, "verify", "state.verifying"},
 	workshop.Verified:  {toneDone, "check", "state.verified"},
 	workshop.FirstBoot: {toneDone, "check2", "state.first_boot_seen"},
+	workshop.Erasing:   {toneRun, "erase", "state.erasing"},
+	workshop.Erased:    {toneDone, "check", "state.erased"},
 	workshop.JobFailed: {toneFail, "cross", "state.failed"},
 	workshop.Cancelled: {toneIdle, "dash", "state.cancelled"},
 	workshop.JobLost:   {toneFail, "unplug", "state.lost"},
@@ -54,6 +56,7 @@ var looks = map[workshop.JobState]Look{
 
 var lookNone = Look{toneIdle, "pc", "state.none"}
 var lookFinishing = Look{toneRun, "finish", "state.finishing"}
+var lookChecking = Look{toneRun, "verify", "state.checking"}
 
 // Card is one device as a list shows it. All text in it is clean.
 type Card struct {
@@ -62,7 +65,7 @@ type Card struct {
 	Model  string // empty: not known
 	Look
 	Group   Group
-	Step    int // 1 writing, 2 reading back; 0: neither
+	Step    int // 1 writing or erasing, 2 reading back; 0: neither
 	Percent int // -1: none
 	Rate    int64
 	Left    time.Duration
@@ -97,37 +100,57 @@ type Say struct {
 // fixed are sentences that the appliance writes in English and that mean the
 // same every time, so that they can be said in any language.
 var fixed = map[string]string{
-	"No lot is open":                                               "why.lot",
-	"No image is chosen":                                           "why.image",
-	"This disk holds something":                                    "why.holds",
-	"The disk is blank and waits for approval":                     "why.blank",
-	"The PC restarted before its disk was finished":                "why.restart",
-	"The approval has expired after ten minutes":                   "why.expired",
-	"The approved disk is no longer there":                         "why.diskgone",
-	"The approved disk now holds something else":                   "why.diskchanged",
-	"Cancelled on the dashboard":                                   "why.cancelled",
-	"No disk was found in this PC":                                 "why.nodisk",
-	"The PC answers again":                                         "why.answers",
-	"Put a disk in, or check its cable, and ask for imaging again": "next.nodisk",
-	"Put an internal disk in and ask for imaging again":            "next.internal",
-	"To image this PC after all, ask for it on the device page":    "next.again",
-	"To image this PC again, ask for it on the device page":        "next.again",
-	"Ask for imaging again; if it happens twice, put the PC aside": "next.twice",
-	"Look what happened and approve the disk on the device page":   "next.approve",
-	"Approve it on the device page":                                "next.approve",
-	"What was typed doesn't match the disk":                        "why.typed",
-	"Type the last six characters of the disk's serial number":     "ask.type",
-	"The PC doesn't answer":                                        "why.lost",
-	"Switch it on and wait until it shows its number":              "next.on",
-	"This job doesn't wait for an approval":                        "approve.old",
-	"Look at the device page again":                                "approve.old.next",
-	"Close it first":                                               "next.close",
-	"This PC is being imaged":                                      "why.working",
-	"Wait until it is done, or cancel it":                          "next.wait",
-	"This step needs a reason":                                     "why.reason",
-	"Say why in a few words":                                       "next.reason",
-	"The disk of this PC has not been written and read back":       "why.unproven",
-	"Image it first":                                               "next.install",
+	"No lot is open":                                                               "why.lot",
+	"No image is chosen":                                                           "why.image",
+	"This disk holds something":                                                    "why.holds",
+	"The disk is blank and waits for approval":                                     "why.blank",
+	"The PC restarted before its disk was finished":                                "why.restart",
+	"The approval has expired after ten minutes":                                   "why.expired",
+	"The approved disk is no longer there":                                         "why.diskgone",
+	"The approved disk now holds something else":                                   "why.diskchanged",
+	"Cancelled on the dashboard":                                                   "why.cancelled",
+	"No disk was found in this PC":                                                 "why.nodisk",
+	"The PC answers again":                                                         "why.answers",
+	"Put a disk in, or check its cable, and ask for imaging again":                 "next.nodisk",
+	"Put an internal disk in and ask for imaging again":                            "next.internal",
+	"To image this PC after all, ask for it on the device page":                    "next.again",
+	"To image this PC again, ask for it on the device page":                        "next.again",
+	"Ask for imaging again; if it happens twice, put the PC aside":                 "next.twice",
+	"Look what happened and approve the disk on the device page":                   "next.approve",
+	"Approve it on the device page":                                                "next.approve",
+	"What was typed doesn't match the disk":                                        "why.typed",
+	"Type the last six characters of the disk's serial number":                     "ask.type",
+	"The PC doesn't answer":                                                        "why.lost",
+	"Switch it on and wait until it shows its number":                              "next.on",
+	"This job doesn't wait for an approval":                                        "approve.old",
+	"Look at the device page again":                                                "approve.old.next",
+	"Close it first":                                                               "next.close",
+	"This PC is being imaged":                                                      "why.working",
+	"This PC is being erased":                                                      "why.erasing",
+	"A job of this PC waits or runs":                                               "why.jobruns",
+	"The PC is not waiting":                                                        "why.notwaiting",
+	"This PC starts the agent as it is":                                            "why.startsanyway",
+	"Nothing is asked for at the next start":                                       "why.nothingasked",
+	"It was asked for together with the erasing":                                   "why.together",
+	"The disk that was imaged is no longer in this PC":                             "why.imagedgone",
+	"PCs were turned away and nobody says why":                                     "why.refused",
+	"The disk was erased with exceptions":                                          "why.exceptions",
+	"The disk was not erased":                                                      "why.noterased",
+	"Nobody knows whether the disk is erased":                                      "why.eraseunknown",
+	"The PC restarted while its disk was being erased: nobody knows what is on it": "why.erasecut",
+	"Erase it again; if it happens twice, take the disk out and destroy it":        "next.erasetwice",
+	"Erase it, or take it out and start the PC from the network once":              "next.eraseortake",
+	"Ask for erasing again on the device page":                                     "next.eraseagain",
+	"Ask for it to wait, start it, and come back when it shows its number":         "next.askwait",
+	"Approve it again on the device page":                                          "next.approve",
+	"Choose one of the disks on the device page":                                   "next.several",
+	"Put another disk in":                                                          "next.otherdisk",
+	"Put it back, or image the PC again":                                           "next.putback",
+	"Wait until it is done, or cancel it":                                          "next.wait",
+	"This step needs a reason":                                                     "why.reason",
+	"Say why in a few words":                                                       "next.reason",
+	"The disk of this PC has not been written and read back":                       "why.unproven",
+	"Image it first":                                                               "next.install",
 }
 
 // english is a sentence of the appliance or of an agent.
@@ -155,16 +178,19 @@ func cardOf(v workshop.DeviceView) Card {
 	if !ok {
 		look = lookNone
 	}
-	c.Look, c.Image = look, clean(j.ImageName, maxLine)
+	c.Look, c.Image = eraseLook(j, look), clean(j.ImageName, maxLine)
 	c.Flow, c.Suspect = flowOf(v.Flow), j.Suspected
 	switch j.State {
 	case workshop.JobFailed, workshop.JobLost, workshop.Held:
 		c.Group = groupNeeds
 		c.Why, c.Next = whyOf(j), nextOf(j)
-	case workshop.Verified, workshop.FirstBoot:
+	case workshop.Verified, workshop.FirstBoot, workshop.Erased:
 		c.Group = groupDone
 	case workshop.Cancelled:
 		c.Why = whyOf(j)
+		if c.Tone == toneFail { // cut off in the middle of erasing: nobody knows
+			c.Group, c.Next = groupNeeds, nextOf(j)
+		}
 	default:
 		c.Group = groupWork
 		c.Silent = !v.Online && j.State != workshop.Booting
@@ -174,12 +200,21 @@ func cardOf(v workshop.DeviceView) Card {
 		c.Step, c.Percent = 1, 0
 	case workshop.Verifying:
 		c.Step, c.Percent = 2, 0
+	case workshop.Erasing:
+		c.Step = 1 // some disks don't say how far they are
 	}
 	if p := v.Progress; p != nil && c.Step > 0 {
 		c.Begun, c.Percent = true, percent(p.Done, p.Total)
 		c.Rate = max(0, p.Rate)
 		c.Left = v.ETA
 		switch p.Phase {
+		case wire.PhaseErasing, wire.PhaseChecking:
+			if p.Phase == wire.PhaseChecking {
+				c.Look, c.Step = lookChecking, 2
+			}
+			if p.Total <= 0 {
+				c.Percent, c.Rate, c.Left = -1, 0, 0
+			}
 		case wire.PhaseVerifying:
 			c.Step = 2
 		case wire.PhaseFinishing:
@@ -243,12 +278,28 @@ func whyOf(j *workshop.Job) Say {
 			switch j.Class {
 			case wire.ClassBlank:
 				return Say{ID: "why.blank"}
+			case wire.ClassOurs:
+				return Say{ID: "why.ours"}
 			case wire.ClassStructured:
 				return Say{ID: "why.structured"}
+			case wire.ClassEncrypted:
+				return Say{ID: "why.encrypted"}
+			case wire.ClassLocked:
+				return Say{ID: "why.locked"}
 			case wire.ClassUnreadable:
 				return Say{ID: "why.unreadable"}
 			}
 			return Say{ID: "why.data"}
+		case workshop.HoldTwins:
+			return Say{ID: "why.twins"}
+		case workshop.HoldHidden:
+			return Say{ID: "why.hidden"}
+		case workshop.HoldHealth:
+			return Say{ID: "why.health"}
+		case workshop.HoldErased:
+			return Say{ID: "why.erased"}
+		case workshop.HoldAsked:
+			return Say{ID: "why.asked"}
 		}
 	}
 	return text
@@ -265,6 +316,16 @@ func nextOf(j *workshop.Job) Say {
 		return Say{ID: "next.image"}
 	case j.Hold == workshop.HoldSeveral:
 		return Say{ID: "next.several"}
+	case j.Hold == workshop.HoldTwins:
+		return Say{ID: "next.twins"}
+	case j.Hold == workshop.HoldHidden:
+		return Say{ID: "next.hidden"}
+	case j.Hold == workshop.HoldHealth:
+		return Say{ID: "next.health"}
+	case j.Hold == workshop.HoldErased:
+		return Say{ID: "next.erased"}
+	case j.Hold == workshop.HoldAsked:
+		return Say{ID: "next.asked"}
 	case j.Hold.Approvable():
 		return Say{ID: "next.approve"}
 	}

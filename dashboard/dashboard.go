@@ -66,7 +66,11 @@ var ErrNoUser = errors.New("no such user and password")
 // ErrNameTaken refuses a second user of the same name.
 var ErrNameTaken = errors.New("that name is taken")
 
-// Users keeps the people. A method that finds nobody returns ErrNoUser.
+// ErrLastAdmin refuses to leave the house without an admin who can log in.
+var ErrLastAdmin = errors.New("that is the last administrator who may log in")
+
+// Users keeps the people. A method that finds nobody returns ErrNoUser; what
+// would leave no admin is refused with ErrLastAdmin, also when two do it at once.
 type Users interface {
 	Count(ctx context.Context) (int, error)
 	List(ctx context.Context) ([]User, error)
@@ -78,6 +82,8 @@ type Users interface {
 	SetRole(ctx context.Context, actor, id string, role Role) error
 	SetDisabled(ctx context.Context, actor, id string, off bool) error
 	SetPassword(ctx context.Context, actor, id, password string) error
+	// Remove forgets the person; the history keeps the id.
+	Remove(ctx context.Context, actor, id string) error
 }
 
 // Image is one entry of the catalogue.
@@ -119,12 +125,9 @@ type Dashboard struct {
 	pages    *pages
 	sessions *scs.SessionManager
 	guesses  throttle
-	streams  chan struct{} // one place per open stream
-	first    sync.Mutex    // held while the first user is made
+	streams  watching
+	first    sync.Mutex // held while the first user is made
 }
-
-// maxStreams is how many browsers may watch at once.
-const maxStreams = 256
 
 // New checks cfg and readies all pages.
 func New(cfg Config) (*Dashboard, error) {
@@ -142,7 +145,7 @@ func New(cfg Config) (*Dashboard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dashboard: %w", err)
 	}
-	d := &Dashboard{cfg: cfg, echo: echo.New(), langs: langs, pages: pages, streams: make(chan struct{}, maxStreams)}
+	d := &Dashboard{cfg: cfg, echo: echo.New(), langs: langs, pages: pages}
 	d.sessions = scs.New()
 	d.sessions.Store = cfg.Sessions
 	d.sessions.Lifetime = 12 * time.Hour
@@ -178,12 +181,17 @@ func headers(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "same-origin")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Permissions-Policy", "camera=(), microphone=(), geolocation=()")
 		h.Set("Cache-Control", "no-store")
-		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		next.ServeHTTP(w, r)
 	})
 }
+
+// maxForm bounds what a request may send, in bytes.
+const maxForm = 64 << 10
 
 func (d *Dashboard) health(c echo.Context) error {
 	if _, err := d.cfg.Users.Count(c.Request().Context()); err != nil {
@@ -213,7 +221,7 @@ func (d *Dashboard) render(c echo.Context, status int, name string, p page) erro
 		ok = err == nil && u.ID != ""
 	}
 	if ok {
-		p.User, p.Admin = &u, u.Role >= Admin
+		p.User, p.Lead, p.Admin = &u, u.Role >= Lead, u.Role >= Admin
 	}
 	if p.Flash == nil {
 		p.Flash = d.popFlash(c)

@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"slices"
-	"strconv"
 	"time"
 
 	"refurb/agent/wire"
@@ -22,6 +21,8 @@ type Detail struct {
 	Created time.Time
 	Online  bool
 	Again   bool // its next start images it
+	Wait    bool // at its next start it waits
+	CanWait bool // it may be asked to
 	Known   bool // it has reported what is in it
 
 	JobID   string
@@ -34,8 +35,11 @@ type Detail struct {
 	Proof   *Proof
 	Share   *Share
 	Ask     []Ask
-	Images  []Image // what it can be imaged with
-	Chosen  string  // root that is asked for now
+	Erases  bool // its job erases
+	Erase   *EraseForm
+	Erasure *Erasure // what its erasure came to
+	Images  []Image  // what it can be imaged with
+	Chosen  string   // root that is asked for now
 
 	Facts    []FactGroup
 	Disks    []DiskView
@@ -54,7 +58,7 @@ type Share struct {
 	Slow  bool
 }
 
-// WayStep is one of the four steps that every job takes.
+// WayStep is one of the few steps that every job takes.
 type WayStep struct {
 	Word  string
 	Icon  string
@@ -73,51 +77,6 @@ type Proof struct {
 	When                       time.Time
 }
 
-// Ask is the question that a person has to answer before a disk is erased.
-type Ask struct {
-	Job   string
-	Path  string
-	Model string
-	Bytes int64
-	Kind  string // message id
-	Head  string // of the serial, up to what is to be typed
-	Tail  string // what is to be typed
-	ByDev bool   // the disk has no serial: its path is to be typed
-	Class string // message id
-	Tone  Tone
-	Found string
-}
-
-// Fact is one line of what is in a device.
-type Fact struct {
-	Name   string // message id
-	Value  string
-	Say    string // message id of the value, where it is ours
-	Code   bool   // a serial or an address: kept in its own direction
-	Filler bool   // the maker never filled it in
-	Bytes  int64
-	Mem    int64
-	N      int // a count, with Say as its plural message
-}
-
-type FactGroup struct {
-	Title string
-	Icon  string
-	Facts []Fact
-}
-
-// DiskView is one disk of a device.
-type DiskView struct {
-	Path, Model, Serial string
-	Bytes               int64
-	Kind                string // message id
-	Class               string // message id
-	Tone                Tone
-	Found               string
-	InUse               string
-	ReadOnly, Removable bool
-}
-
 // JobLine is one earlier attempt.
 type JobLine struct {
 	Look
@@ -130,7 +89,7 @@ type JobLine struct {
 func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 	d := Detail{
 		Card: cardOf(v.DeviceView), Lead: lead, Place: v.State, Moves: movesOf(v),
-		Seen: v.Seen, Created: v.Created, Online: v.Online, Again: v.Again, Known: v.Report.BootID != "",
+		Seen: v.Seen, Created: v.Created, Online: v.Online, Again: v.Again, Wait: v.Wait, Known: v.Report.BootID != "",
 		Chosen: v.Image,
 	}
 	d.Silent = false // the page says it in words
@@ -145,8 +104,13 @@ func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 	}
 	if j := v.Job; j != nil {
 		d.JobID, d.Running = j.ID, j.State.Live()
-		d.Way = wayOf(j)
-		d.Proof = proofOf(j)
+		var phase wire.Phase
+		if v.Progress != nil {
+			phase = v.Progress.Phase
+		}
+		d.Way = wayOf(j, phase)
+		d.Proof, d.Erasure, d.Erase = proofOf(j), erasureOf(j), eraseOf(v)
+		d.Erases = j.Erase != nil
 		if p := v.Progress; p != nil {
 			d.Done, d.Total, d.Retries = p.Done, p.Total, p.Retries
 		}
@@ -155,16 +119,18 @@ func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 		}
 	}
 	switch s := jobState(v.Job); s {
-	case workshop.Approved, workshop.Imaging, workshop.Verifying:
+	case workshop.Approved, workshop.Imaging, workshop.Verifying, workshop.Erasing:
 	default:
-		switch v.State {
-		case workshop.Expected, workshop.Received, workshop.Ready, workshop.Returned:
-			d.CanAsk = true
-		}
+		d.CanAsk = inWork(v.State)
+		d.CanWait = v.Job != nil && !s.Live() && d.Erase == nil && !v.Wait && v.State != workshop.HandedOut
 	}
 	for i, j := range v.Jobs {
 		if i > 0 && i <= 20 {
-			d.Jobs = append(d.Jobs, JobLine{looks[j.State], j.Changed, clean(j.ImageName, maxLine), english(j.Reason)})
+			line := JobLine{Look: eraseLook(&j, looks[j.State]), When: j.Changed, Why: english(j.Reason)}
+			if j.Erase == nil {
+				line.Image = clean(j.ImageName, maxLine)
+			}
+			d.Jobs = append(d.Jobs, line)
 		}
 	}
 	rep := v.Report
@@ -179,11 +145,20 @@ func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 	return d
 }
 
+// inWork reports whether a device may be worked on where it stands in the house.
+func inWork(s workshop.DeviceState) bool {
+	switch s {
+	case workshop.Expected, workshop.Received, workshop.Ready, workshop.Returned:
+		return true
+	}
+	return false
+}
+
 // movesOf lists where people may take a device now. The registry decides; what
 // it would refuse anyway is not offered.
 func movesOf(v workshop.DeviceDetail) []workshop.DeviceState {
 	s := jobState(v.Job)
-	if s == workshop.Imaging || s == workshop.Verifying {
+	if s.Running() {
 		return nil
 	}
 	return slices.DeleteFunc(workshop.NextStates(v.State), func(to workshop.DeviceState) bool {
@@ -199,11 +174,12 @@ func jobState(j *workshop.Job) workshop.JobState {
 	return j.State
 }
 
-// wayOf shows how far a job came.
-func wayOf(j *workshop.Job) []WayStep {
+// wayOf shows how far a job came; phase is what its agent is at.
+func wayOf(j *workshop.Job, phase wire.Phase) []WayStep {
 	at := map[workshop.JobState]int{
 		workshop.Booting: 0, workshop.Reported: 0, workshop.Held: 0, workshop.Approved: 1,
 		workshop.Imaging: 1, workshop.Verifying: 2, workshop.Verified: 3, workshop.FirstBoot: 4,
+		workshop.Erasing: 1, workshop.Erased: 3,
 	}
 	state := j.State
 	ended := state == workshop.JobFailed || state == workshop.Cancelled || state == workshop.JobLost
@@ -212,6 +188,12 @@ func wayOf(j *workshop.Job) []WayStep {
 	}
 	here := at[state]
 	steps := []WayStep{{Word: "way.report", Icon: "search"}, {Word: "way.write", Icon: "write"}, {Word: "way.verify", Icon: "verify"}, {Word: "way.first", Icon: "power"}}
+	if j.Erase != nil {
+		steps = []WayStep{{Word: "way.report", Icon: "search"}, {Word: "way.erase", Icon: "erase"}, {Word: "way.verify", Icon: "verify"}}
+		if phase == wire.PhaseChecking && state == workshop.Erasing {
+			here = 2
+		}
+	}
 	for i := range steps {
 		switch {
 		case i < here:
@@ -228,7 +210,7 @@ func wayOf(j *workshop.Job) []WayStep {
 
 func proofOf(j *workshop.Job) *Proof {
 	o := j.Outcome
-	if o == nil {
+	if o == nil || j.Erase != nil {
 		return nil
 	}
 	p := &Proof{
@@ -243,169 +225,6 @@ func proofOf(j *workshop.Job) *Proof {
 		return nil
 	}
 	return p
-}
-
-// tail is how many characters of a serial a person types.
-const tail = 6
-
-func askOf(job string, d wire.Disk) Ask {
-	v := diskOf(d)
-	a := Ask{Job: job, Path: d.Path, Model: v.Model, Bytes: d.Bytes, Kind: v.Kind, Class: v.Class, Tone: v.Tone, Found: v.Found}
-	serial := []rune(v.Serial)
-	switch n := len(serial); {
-	case n == 0:
-		a.ByDev, a.Tail = true, v.Path
-	case n > tail:
-		a.Head, a.Tail = string(serial[:n-tail]), string(serial[n-tail:])
-	default:
-		a.Tail = v.Serial
-	}
-	return a
-}
-
-// diskOf shows one disk.
-func diskOf(d wire.Disk) DiskView {
-	v := DiskView{
-		Path: clean(d.Path, maxLine), Model: clean(d.Model, maxLine), Serial: clean(d.Serial, maxLine), Bytes: d.Bytes,
-		InUse: clean(d.InUse, maxLine), ReadOnly: d.ReadOnly, Removable: d.Removable,
-	}
-	for i, f := range bounded(d.Found, 8) {
-		if i > 0 {
-			v.Found += ", "
-		}
-		v.Found += clean(f, 24)
-	}
-	switch {
-	case d.Transport == wire.TransportUSB:
-		v.Kind = "disk.usb"
-	case d.Transport == wire.TransportNVMe:
-		v.Kind = "disk.nvme"
-	case d.Transport == wire.TransportMMC:
-		v.Kind = "disk.mmc"
-	case d.Transport == wire.TransportVirtio:
-		v.Kind = "disk.virtual"
-	case d.Rotational:
-		v.Kind = "disk.hdd"
-	default:
-		v.Kind = "disk.ssd"
-	}
-	switch d.Class {
-	case wire.ClassBlank:
-		v.Class, v.Tone = "class.blank", toneDone
-	case wire.ClassStructured:
-		v.Class, v.Tone = "class.structured", toneHold
-	case wire.ClassUnreadable:
-		v.Class, v.Tone = "class.unreadable", toneFail
-	default: // what can't be named counts as data
-		v.Class, v.Tone = "class.data", toneHold
-	}
-	return v
-}
-
-// factsOf lists what a report says, leaving out what it doesn't know.
-func factsOf(rep wire.Report, macs []string) []FactGroup {
-	id, fw := rep.Identity, rep.Firmware
-	var groups []FactGroup
-	add := func(title, icon string, facts ...Fact) {
-		facts = slices.DeleteFunc(facts, func(f Fact) bool {
-			return f.Value == "" && f.Say == "" && f.Bytes == 0 && f.Mem == 0
-		})
-		if len(facts) > 0 {
-			groups = append(groups, FactGroup{title, icon, facts})
-		}
-	}
-	named := func(msg, field, value string, code bool) Fact {
-		return Fact{Name: msg, Value: clean(value, maxLine), Code: code, Filler: slices.Contains(id.Placeholders, field)}
-	}
-	add("fact.identity", "pc",
-		named("fact.maker", "manufacturer", id.Manufacturer, false),
-		named("fact.model", "model", id.Model, false),
-		named("fact.version", "version", id.ModelVersion, false),
-		named("fact.family", "family", id.Family, false),
-		named("fact.sku", "sku", id.SKU, true),
-		Fact{Name: "fact.chassis", Value: clean(id.ChassisType, maxLine)},
-		named("fact.serial", "system_serial", id.SystemSerial, true),
-		named("fact.board", "board_serial", id.BoardSerial, true),
-		named("fact.case", "chassis_serial", id.ChassisSerial, true),
-		named("fact.uuid", "smbios_uuid", id.UUID, true),
-	)
-	mode := ""
-	switch fw.Mode {
-	case wire.ModeBIOS:
-		mode = "BIOS"
-	case wire.ModeUEFI32:
-		mode = "UEFI, 32 bit"
-	case wire.ModeUEFI64:
-		mode = "UEFI, 64 bit"
-	}
-	firmware := []Fact{{Name: "fact.mode", Value: mode}}
-	if fw.SecureBoot != nil {
-		say := "fact.off"
-		if *fw.SecureBoot {
-			say = "fact.on"
-		}
-		firmware = append(firmware, Fact{Name: "fact.secureboot", Say: say})
-	}
-	if fw.SetupMode != nil && *fw.SetupMode {
-		firmware = append(firmware, Fact{Name: "fact.setupmode", Say: "fact.on"})
-	}
-	add("fact.firmware", "shield", append(firmware,
-		Fact{Name: "fact.vendor", Value: clean(fw.Vendor, maxLine)},
-		Fact{Name: "fact.version", Value: clean(fw.Version, maxLine)},
-		Fact{Name: "fact.date", Value: clean(fw.Date, maxLine)},
-	)...)
-	cpu := []Fact{{Name: "fact.model", Value: clean(rep.CPU.Model, maxLine)}}
-	if rep.CPU.Cores > 0 {
-		v := strconv.Itoa(rep.CPU.Cores)
-		if rep.CPU.Threads > 0 {
-			v += " / " + strconv.Itoa(rep.CPU.Threads)
-		}
-		cpu = append(cpu, Fact{Name: "fact.cores", Value: v})
-	}
-	if rep.CPU.Level > 0 {
-		cpu = append(cpu, Fact{Name: "fact.level", Value: "x86-64-v" + strconv.Itoa(rep.CPU.Level)})
-	}
-	add("fact.cpu", "chip", cpu...)
-	ram := []Fact{{Name: "fact.total", Mem: rep.RAM.Bytes}}
-	if rep.RAM.Slots > 0 {
-		ram = append(ram, Fact{Name: "fact.slots", Value: strconv.Itoa(len(rep.RAM.Modules)) + " / " + strconv.Itoa(rep.RAM.Slots)})
-	}
-	for _, m := range bounded(rep.RAM.Modules, 64) {
-		text := clean(m.Type, 16)
-		if m.MTs > 0 {
-			text += " " + strconv.Itoa(m.MTs) + " MT/s"
-		}
-		for _, s := range []string{m.Manufacturer, m.Part} {
-			if s = clean(s, 40); s != "" {
-				text += " · " + s
-			}
-		}
-		ram = append(ram, Fact{Name: clean(m.Slot, 24), Mem: m.Bytes, Value: text})
-	}
-	add("fact.ram", "ram", ram...)
-	var nics []Fact
-	for _, n := range bounded(rep.NICs, 32) {
-		mac := n.Permanent
-		if mac == "" {
-			mac = n.MAC
-		}
-		nics = append(nics, Fact{Name: clean(n.Name, 24), Value: clean(mac, 40), Code: true})
-		text := clean(n.Driver, 24)
-		if n.Bus == "usb" {
-			text += " · USB"
-		}
-		if n.Link && n.Mbit > 0 {
-			text += " · " + strconv.Itoa(n.Mbit) + " Mbit/s"
-		}
-		nics = append(nics, Fact{Name: "", Value: text, Filler: false})
-	}
-	if len(nics) == 0 {
-		for _, m := range bounded(macs, 8) {
-			nics = append(nics, Fact{Name: "MAC", Value: clean(m, 40), Code: true})
-		}
-	}
-	add("fact.nics", "nic", nics...)
-	return groups
 }
 
 func bounded[T any](s []T, n int) []T { return s[:min(n, len(s))] }

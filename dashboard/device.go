@@ -8,6 +8,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"refurb/agent/wire"
 	"refurb/appliance/workshop"
 )
 
@@ -136,7 +137,7 @@ func (d *Dashboard) deviceStream(c echo.Context) error {
 		return echo.ErrNotFound
 	}
 	w := d.langs.of(c.Request())
-	parts := []string{"device-hero", "device-now", "device-ask", "device-act", "device-in", "device-log"}
+	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-in", "device-log"}
 	seen := map[string]string{}
 	return d.follow(c, func(u *workshop.Update) (string, error) {
 		if u != nil && !touches(u, id) {
@@ -191,6 +192,39 @@ func (d *Dashboard) approve(c echo.Context) error {
 func (d *Dashboard) again(c echo.Context) error {
 	err := d.cfg.Registry.ImageAgain(c.Request().Context(), actor(c), c.Param("id"), clean(c.FormValue("image"), maxLine))
 	return d.done(c, err, d.back(c), "again.done")
+}
+
+// wait has a PC wait at its next start: to be erased, or looked at.
+func (d *Dashboard) wait(c echo.Context) error {
+	err := d.cfg.Registry.HoldAtStart(c.Request().Context(), actor(c), c.Param("id"))
+	return d.done(c, err, d.back(c), "again.done")
+}
+
+// forgetAgain takes back what was asked for at the next start.
+func (d *Dashboard) forgetAgain(c echo.Context) error {
+	err := d.cfg.Registry.ForgetAgain(c.Request().Context(), actor(c), c.Param("id"))
+	return d.done(c, err, d.back(c), "again.forgotten")
+}
+
+// erase has a disk erased that a lead has named by its serial number.
+func (d *Dashboard) erase(c echo.Context) error {
+	v, ok := d.cfg.Registry.Device(c.Param("id"))
+	if !ok {
+		return echo.ErrNotFound
+	}
+	wish := workshop.EraseWish{Check: wire.CheckKind(c.FormValue("check")), Install: c.FormValue("install") == "yes"}
+	var err error
+	switch {
+	case v.Job == nil || v.Job.ID != c.FormValue("job"):
+		err = &refused{http.StatusConflict, "approve.old", "approve.old.next"}
+	case c.FormValue("disk") == "":
+		err = &refused{http.StatusBadRequest, "erase.nodisk", "erase.nodisk.next"}
+	case wish.Check != wire.CheckFull && wish.Check != wire.CheckSample:
+		err = &refused{http.StatusBadRequest, "erase.nocheck", "erase.nocheck.next"}
+	default:
+		err = d.cfg.Registry.Erase(c.Request().Context(), actor(c), v.ID, c.FormValue("disk"), strings.TrimSpace(c.FormValue("serial")), wish)
+	}
+	return d.done(c, err, d.back(c), "erase.done")
 }
 
 func (d *Dashboard) cancel(c echo.Context) error {

@@ -77,6 +77,9 @@ func (s staff) SetDisabled(ctx context.Context, actor, id string, off bool) erro
 func (s staff) SetPassword(ctx context.Context, actor, id, password string) error {
 	return gone(s.Users.SetPassword(ctx, actor, id, password))
 }
+func (s staff) Remove(ctx context.Context, actor, id string) error {
+	return gone(s.Users.Remove(ctx, actor, id))
+}
 func (s staff) List(ctx context.Context) (all []User, err error) {
 	list, err := s.Users.List(ctx)
 	for _, u := range list {
@@ -89,8 +92,11 @@ func (s staff) List(ctx context.Context) (all []User, err error) {
 	return all, err
 }
 func gone(err error) error {
-	if errors.Is(err, store.ErrNoUser) {
+	switch {
+	case errors.Is(err, store.ErrNoUser):
 		return ErrNoUser
+	case errors.Is(err, store.ErrLastAdmin):
+		return ErrLastAdmin
 	}
 	return err
 }

@@ -3,6 +3,8 @@ package dashboard
 import (
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -31,6 +33,7 @@ type LotLine struct {
 	Work           int
 	Done           int
 	Left           time.Duration // until all who work are done; 0: not known
+	Intake         workshop.Intake
 }
 
 // lotsOf counts each lot's devices.
@@ -44,7 +47,7 @@ func lotsOf(v workshop.View, images []Image, people map[string]string) (lines []
 		at[l.ID] = len(lines)
 		lines = append(lines, LotLine{
 			ID: l.ID, Donor: clean(l.Donor, maxLine), Image: names[l.Image], Root: l.Image, Standing: l.Standing,
-			Opened: l.Opened, Closed: l.Closed, By: people[l.OpenedBy],
+			Opened: l.Opened, Closed: l.Closed, By: people[l.OpenedBy], Intake: l.Intake,
 		})
 	}
 	cards := map[string][]Card{}
@@ -129,6 +132,27 @@ func (d *Dashboard) lot(c echo.Context) error {
 	return echo.ErrNotFound
 }
 
+// lotIntake notes what was counted at the door.
+func (d *Dashboard) lotIntake(c echo.Context) error {
+	var in workshop.Intake
+	var err error
+	for _, f := range []struct {
+		name string
+		to   *int
+	}{{"promised", &in.Promised}, {"refused", &in.Refused}} {
+		if s := strings.TrimSpace(c.FormValue(f.name)); s != "" && err == nil {
+			if *f.to, err = strconv.Atoi(s); err != nil {
+				err = &refused{http.StatusBadRequest, "lot.nonumber", "lot.nonumber.next"}
+			}
+		}
+	}
+	in.RefusedWhy = clean(c.FormValue("why"), maxLine)
+	if err == nil {
+		err = d.cfg.Registry.SetIntake(c.Request().Context(), actor(c), c.Param("id"), in)
+	}
+	return d.done(c, err, "/lots/"+c.Param("id"), "user.changed")
+}
+
 func (d *Dashboard) openLot(c echo.Context) error {
 	donor := clean(c.FormValue("donor"), maxLine)
 	if donor == "" {
@@ -142,7 +166,11 @@ func (d *Dashboard) openLot(c echo.Context) error {
 	return d.done(c, err, to, "lot.opened", "Donor", donor)
 }
 
+// closeLot wants to hear that it is meant: nothing opens a lot again.
 func (d *Dashboard) closeLot(c echo.Context) error {
+	if c.FormValue("sure") != "yes" {
+		return d.done(c, &refused{http.StatusBadRequest, "lot.unsure", "lot.unsure.next"}, "/lots/"+c.Param("id"), "")
+	}
 	err := d.cfg.Registry.CloseLot(c.Request().Context(), actor(c), c.Param("id"))
 	return d.done(c, err, "/lots", "lot.closed")
 }

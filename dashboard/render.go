@@ -22,6 +22,7 @@ type page struct {
 	Langs []*words
 	Path  string
 	User  *User
+	Lead  bool
 	Admin bool
 	Flash *flash
 }

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"errors"
 	"fmt"
+	"mime"
 	"net"
 	"net/http"
 	"strings"
@@ -67,9 +68,12 @@ func (d *Dashboard) routes() []route {
 		{post, "/language", Public, d.language, false},
 
 		{post, "/logout", Viewer, d.logout, false},
+		{get, "/me", Viewer, d.me, false},
+		{post, "/me/password", Viewer, d.myPassword, false},
 		{get, "/", Viewer, d.bench, false},
 		{get, "/bench/stream", Viewer, d.benchStream, false},
 		{get, "/devices", Viewer, d.devices, false},
+		{get, "/devices.csv", Viewer, d.devicesCSV, true},
 		{get, "/devices/:id", Viewer, d.device, false},
 		{get, "/devices/:id/stream", Viewer, d.deviceStream, false},
 		{get, "/devices/:id/history/:format", Viewer, d.export, true},
@@ -80,17 +84,22 @@ func (d *Dashboard) routes() []route {
 		{get, "/api/devices/:id", Viewer, d.apiDevice, true},
 
 		{post, "/devices/:id/approve", Lead, d.approve, false},
+		{post, "/devices/:id/erase", Lead, d.erase, false},
 		{post, "/devices/:id/again", Lead, d.again, false},
+		{post, "/devices/:id/again/forget", Lead, d.forgetAgain, false},
+		{post, "/devices/:id/wait", Lead, d.wait, false},
 		{post, "/devices/:id/cancel", Lead, d.cancel, false},
 		{post, "/devices/:id/move", Lead, d.move, false},
 		{post, "/lots", Lead, d.openLot, false},
 		{post, "/lots/:id/close", Lead, d.closeLot, false},
+		{post, "/lots/:id/intake", Lead, d.lotIntake, false},
 
 		{get, "/users", Admin, d.users, false},
 		{post, "/users", Admin, d.addUser, false},
 		{post, "/users/:id/role", Admin, d.userRole, false},
 		{post, "/users/:id/disabled", Admin, d.userDisabled, false},
 		{post, "/users/:id/password", Admin, d.userPassword, false},
+		{post, "/users/:id/remove", Admin, d.userRemove, false},
 	}
 }
 
@@ -99,20 +108,39 @@ func (d *Dashboard) guard(r route) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			c.Set("script", r.script)
-			if r.least == Public {
-				return next(c)
+			if r.least > Public {
+				u, err := d.who(c, r.script)
+				if err != nil {
+					return err
+				}
+				c.Set("user", u)
+				if u.Role < r.least {
+					return &refused{http.StatusForbidden, "error.role." + r.least.String(), "error.role.next"}
+				}
 			}
-			u, err := d.who(c, r.script)
-			if err != nil {
+			if err := form(c.Request()); err != nil {
 				return err
-			}
-			c.Set("user", u)
-			if u.Role < r.least {
-				return &refused{http.StatusForbidden, "error.role." + r.least.String(), "error.role.next"}
 			}
 			return next(c)
 		}
 	}
+}
+
+// form reads the fields of a form that was sent. One that is too long or broken
+// is refused: FormValue alone would take it for an empty one.
+func form(r *http.Request) error {
+	if r.Method != http.MethodPost {
+		return nil
+	}
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); r.ContentLength != 0 && kind != "application/x-www-form-urlencoded" {
+		return &refused{http.StatusUnsupportedMediaType, "error.form", "error.form.next"}
+	}
+	err := r.ParseForm()
+	var big *http.MaxBytesError
+	if err == nil || errors.As(err, &big) {
+		return err
+	}
+	return &refused{http.StatusBadRequest, "error.form", "error.form.next"}
 }
 
 // who sends the request; errLogin if nobody that is known.
@@ -299,10 +327,11 @@ func (d *Dashboard) done(c echo.Context, err error, to, ok string, pairs ...any)
 	f := flash{Tone: toneDone}
 	var ref *workshop.Refusal
 	var no *refused
+	var wait *slow
 	switch {
 	case err == nil:
 		f.Text = w.T(ok, pairs...)
-	case errors.As(err, &ref) && ref.Kind != workshop.NotFound, errors.As(err, &no):
+	case errors.As(err, &ref) && ref.Kind != workshop.NotFound, errors.As(err, &no), errors.As(err, &wait):
 		t := troubleOf(err, w)
 		f = flash{Tone: toneFail, Text: t.Title, Next: t.Text}
 	default:

@@ -43,6 +43,10 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 			l.Tone, l.Icon, l.What = toneHold, "hand", Say{ID: "story.hold"}
 		case "image_again":
 			l.Tone, l.Icon, l.What = toneRun, "again", Say{ID: "story.image_again"}
+		case "image_again_forgotten", "hold_at_start_forgotten":
+			l.Tone, l.Icon, l.What = toneIdle, "dash", Say{ID: "story.forgotten"}
+		case "hold_at_start":
+			l.Tone, l.Icon, l.What = toneHold, "hand", Say{ID: "story.hold_at_start"}
 		case "late_outcome":
 			l.Tone, l.Icon, l.What = toneIdle, "clock", Say{ID: "story.late_outcome"}
 		case "checkin":

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -19,6 +20,41 @@ const (
 	streamPause = 300 * time.Millisecond // between two events; what comes in between is merged
 	streamWrite = 10 * time.Second       // a browser that takes longer is let go and comes back by itself
 )
+
+// How many pages may watch at once, and those of one person: each holds a
+// connection. A whole workshop may share one login.
+const (
+	maxStreams     = 256
+	maxStreamsEach = 64
+)
+
+// watching counts the open streams.
+type watching struct {
+	mu  sync.Mutex
+	all int
+	by  map[string]int // user → streams
+}
+
+func (s *watching) enter(user string) (leave func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all >= maxStreams || s.by[user] >= maxStreamsEach {
+		return nil, false
+	}
+	if s.by == nil {
+		s.by = map[string]int{}
+	}
+	s.all++
+	s.by[user]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.all--
+		if s.by[user]--; s.by[user] == 0 {
+			delete(s.by, user)
+		}
+	}, true
+}
 
 // sse writes server-sent events (WHATWG HTML, section 9.2) to one browser.
 type sse struct {
@@ -75,12 +111,11 @@ func (s *sse) flush() error {
 // replaced now, given what has changed; nil means that all of it is. The browser
 // gets everything first, so that one that comes back misses nothing.
 func (d *Dashboard) follow(c echo.Context, show func(*workshop.Update) (string, error)) error {
-	select {
-	case d.streams <- struct{}{}:
-		defer func() { <-d.streams }()
-	default:
-		return &workshop.Refusal{Kind: workshop.Busy, Message: "Too many pages are watching", Next: "Close some of them"}
+	leave, ok := d.streams.enter(actor(c))
+	if !ok {
+		return &refused{http.StatusServiceUnavailable, "error.streams", "error.streams.next"}
 	}
+	defer leave()
 	ctx, cancel := context.WithCancel(c.Request().Context())
 	defer cancel()
 	_, changes := d.cfg.Registry.Watch(ctx)

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -237,23 +238,53 @@ func TestSlowBrowser(t *testing.T) {
 	}
 	asleep.cancel()
 	awake.cancel()
-	for end := time.Now().Add(5 * time.Second); len(h.dash.streams) > 0; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); h.dash.streams.open() > 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d streams stay open after their browsers have gone", len(h.dash.streams))
+			t.Fatalf("%d streams stay open after their browsers have gone", h.dash.streams.open())
 		}
 	}
 }
 
+// One person can't take all places, and all together not more than there are.
 func TestTooManyStreams(t *testing.T) {
 	h := newHouse(t)
 	h.user("Lena", Lead)
-	b := h.as("Lena")
-	for range maxStreams {
-		h.dash.streams <- struct{}{}
+	h.user("Vito", Volunteer)
+	lena, vito := h.as("Lena"), h.as("Vito")
+	for range maxStreamsEach {
+		openStream(t, lena, "/bench/stream").next(t)
 	}
-	if status, _ := b.get("/bench/stream"); status != http.StatusServiceUnavailable {
-		t.Errorf("one more: %d", status)
+	status, body := lena.get("/bench/stream")
+	if status != http.StatusServiceUnavailable {
+		t.Errorf("one more of the same person: %d", status)
 	}
+	wants(t, body, "Too many pages are open")
+	his := openStream(t, vito, "/bench/stream")
+	his.next(t)
+	for n := h.dash.streams.open(); n < maxStreams; n++ {
+		if _, ok := h.dash.streams.enter(fmt.Sprint("user ", n)); !ok {
+			t.Fatalf("place %d is refused", n)
+		}
+	}
+	if status, _ := vito.get("/bench/stream"); status != http.StatusServiceUnavailable {
+		t.Errorf("one more than all: %d", status)
+	}
+	his.cancel()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if leave, ok := h.dash.streams.enter("somebody"); ok {
+			leave()
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("a place stays taken after its browser has gone")
+		}
+	}
+}
+
+func (s *watching) open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all
 }
 
 // The order of the bench: failures, holds, work, done; by number in each, so

@@ -46,16 +46,19 @@ func (d *Dashboard) addUser(c echo.Context) error {
 	return d.done(c, err, "/users", "user.added", "Name", name)
 }
 
-// change does something to another user. Nobody takes their own rights away:
-// the house would stand without an admin.
+// change does something to another user. Nobody takes their own rights away, and
+// somebody must be left who can give them.
 func (d *Dashboard) change(c echo.Context, ok string, do func(id string) error) error {
 	id := c.Param("id")
 	if id == actor(c) {
 		return d.done(c, &refused{http.StatusConflict, "user.self", "user.self.next"}, "/users", "")
 	}
 	err := do(id)
-	if errors.Is(err, ErrNoUser) {
+	switch {
+	case errors.Is(err, ErrNoUser):
 		return echo.ErrNotFound
+	case errors.Is(err, ErrLastAdmin):
+		err = &refused{http.StatusConflict, "user.last", "user.last.next"}
 	}
 	return d.done(c, err, "/users", ok)
 }
@@ -77,12 +80,26 @@ func (d *Dashboard) userDisabled(c echo.Context) error {
 	})
 }
 
+func (d *Dashboard) userRemove(c echo.Context) error {
+	return d.change(c, "user.removed", func(id string) error {
+		return d.cfg.Users.Remove(c.Request().Context(), actor(c), id)
+	})
+}
+
 func (d *Dashboard) userPassword(c echo.Context) error {
-	if err := goodPassword(c.FormValue("password")); err != nil {
-		return d.done(c, err, "/users", "")
+	if c.Param("id") == actor(c) { // one's own needs the present one too
+		return c.Redirect(http.StatusSeeOther, "/me")
 	}
-	id := c.Param("id")
-	err := d.cfg.Users.SetPassword(c.Request().Context(), actor(c), id, c.FormValue("password"))
+	return d.newPassword(c, c.Param("id"), "/users")
+}
+
+// newPassword ends every session of a user but the one that asks for it.
+func (d *Dashboard) newPassword(c echo.Context, id, back string) error {
+	password := c.FormValue("password")
+	if err := goodPassword(password); err != nil {
+		return d.done(c, err, back, "")
+	}
+	err := d.cfg.Users.SetPassword(c.Request().Context(), actor(c), id, password)
 	if errors.Is(err, ErrNoUser) {
 		return echo.ErrNotFound
 	}
@@ -96,5 +113,27 @@ func (d *Dashboard) userPassword(c echo.Context) error {
 			return err
 		}
 	}
-	return d.done(c, err, "/users", "user.password")
+	return d.done(c, err, back, "user.password")
+}
+
+// me is the page of who looks at it.
+func (d *Dashboard) me(c echo.Context) error {
+	u, _ := userOf(c)
+	u.Name = clean(u.Name, maxName)
+	return d.render(c, http.StatusOK, "me", page{Title: "me.title", Nav: "me", Body: u})
+}
+
+// myPassword wants the present password: a session that somebody left open must
+// not become theirs. Wrong ones count as guesses.
+func (d *Dashboard) myPassword(c echo.Context) error {
+	u, _ := userOf(c)
+	known, err := d.check(c, u.Name, c.FormValue("old"))
+	var no *refused
+	if errors.As(err, &no) || err == nil && known.ID != u.ID {
+		err = &refused{http.StatusForbidden, "me.wrong", "me.wrong.next"}
+	}
+	if err != nil {
+		return d.done(c, err, "/me", "")
+	}
+	return d.newPassword(c, u.ID, "/me")
 }

@@ -277,11 +277,11 @@ func (r *Registry) ForgetAgain(ctx context.Context, actor, deviceID string) erro
 
 // busy refuses what must wait for a job that is approved or runs.
 func busy(j *Job) error {
-	what := "imaged"
+	what := "This PC is being imaged"
 	if j.Erase != nil {
-		what = "erased"
+		what = "This PC is being erased"
 	}
-	return &Refusal{Kind: Conflict, Message: "This PC is being " + what, Next: "Wait until it is done, or cancel it"}
+	return &Refusal{Kind: Conflict, Message: what, Next: "Wait until it is done, or cancel it"}
 }
 
 // workable refuses a device that has left the workshop, for good or for somebody.
