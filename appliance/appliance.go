@@ -29,7 +29,8 @@ import (
 type Appliance struct {
 	Config   Config
 	Keys     *Keys
-	Store    *store.Store
+	Records  *Records
+	Store    *store.Store // of the records
 	Depot    *depot.Depot
 	Registry *workshop.Registry
 
@@ -59,9 +60,15 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Appliance, err 
 	if a.Depot, err = depot.Open(filepath.Join(cfg.Data, "images"), a.Keys.Signing); err != nil {
 		return nil, err
 	}
-	if a.Store, err = OpenStore(cfg.Data); err != nil {
+	if a.Records, err = OpenRecords(cfg.Data, a.Keys); err != nil {
 		return nil, err
 	}
+	a.Store = a.Records.Store
+	began := time.Now()
+	if err := a.Records.Check(ctx); err != nil {
+		return nil, err
+	}
+	log.Info("the records hold", "looked_at_in", time.Since(began).Round(time.Millisecond))
 	a.Registry, err = workshop.Open(ctx, workshop.Config{
 		Store: a.Store, Images: catalogue{a.Depot}, BaseURL: a.urls,
 		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Served(), Key: a.Keys.Signing, PinB64: a.Keys.Pin, Log: log,
@@ -169,6 +176,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 		"network boot": boot.Run,
 		"registry":     a.Registry.Run,
 		"sharing":      sharing.Run,
+		"checkpoints":  func(ctx context.Context) error { return a.Records.Daily(ctx, a.log) },
 		"boot files":   func(ctx context.Context) error { return serveHTTP(ctx, boot.Listener(lnPlain), plain) },
 		"agents' API":  func(ctx context.Context) error { return serveHTTP(ctx, lnAgents, agents) },
 	}

@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"refurb/appliance/audit"
 )
 
 // Keys are the appliance's two secrets. Signing proves image manifests and the
@@ -26,6 +28,7 @@ import (
 // the initramfs.
 type Keys struct {
 	Signing ed25519.PrivateKey
+	Retired []ed25519.PublicKey // former signing keys: what they signed stays good
 	TLS     tls.Certificate
 	Pin     string // base64 of SHA-256 of the TLS key's SubjectPublicKeyInfo, as in RFC 7469 §2.4
 }
@@ -34,6 +37,17 @@ type Keys struct {
 // yet, readable by their owner alone. A damaged, too openly readable or lost key
 // is an error: a new one made in silence would orphan every image and record.
 func LoadKeys(data string) (*Keys, error) {
+	switch _, err := os.Lstat(filepath.Join(data, "keys", nextKey)); {
+	case err == nil:
+		return nil, fmt.Errorf("a change of the signing key was broken off: run `refurb key rotate` again, it goes on where it was")
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	return loadKeys(data)
+}
+
+// loadKeys is LoadKeys in the middle of a change of keys.
+func loadKeys(data string) (*Keys, error) {
 	if err := makeData(data); err != nil {
 		return nil, err
 	}
@@ -43,18 +57,12 @@ func LoadKeys(data string) (*Keys, error) {
 	}
 	dir := filepath.Join(data, "keys")
 	k := &Keys{}
-	seed, err := keyFile(filepath.Join(dir, "signing.ed25519"), "REFURB ED25519 SEED", orphan, func() ([]byte, error) {
-		seed := make([]byte, ed25519.SeedSize)
-		_, err := rand.Read(seed)
-		return seed, err
-	})
-	if err != nil {
+	if k.Signing, err = signingKey(filepath.Join(dir, "signing.ed25519"), orphan); err != nil {
 		return nil, err
 	}
-	if len(seed) != ed25519.SeedSize {
-		return nil, fmt.Errorf("keys/signing.ed25519 is damaged: restore it from your backup")
+	if k.Retired, err = retiredKeys(dir); err != nil {
+		return nil, err
 	}
-	k.Signing = ed25519.NewKeyFromSeed(seed)
 
 	der, err := keyFile(filepath.Join(dir, "tls.pem"), "PRIVATE KEY", orphan, func() ([]byte, error) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -91,6 +99,47 @@ func LoadKeys(data string) (*Keys, error) {
 	}
 	k.TLS = tls.Certificate{Certificate: [][]byte{crt}, PrivateKey: key}
 	return k, nil
+}
+
+// Public lists the public signing keys, the present one first.
+func (k *Keys) Public() []ed25519.PublicKey {
+	return append([]ed25519.PublicKey{k.Signing.Public().(ed25519.PublicKey)}, k.Retired...)
+}
+
+func signingKey(path, orphan string) (ed25519.PrivateKey, error) {
+	seed, err := keyFile(path, "REFURB ED25519 SEED", orphan, func() ([]byte, error) {
+		seed := make([]byte, ed25519.SeedSize)
+		_, err := rand.Read(seed)
+		return seed, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("keys/%s is damaged: restore it from your backup", filepath.Base(path))
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// retiredKeys reads the public halves of former signing keys.
+func retiredKeys(dir string) ([]ed25519.PublicKey, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "retired", "*.pub"))
+	if err != nil {
+		return nil, err
+	}
+	var all []ed25519.PublicKey
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("key: %w", err)
+		}
+		pub, err := audit.ParseKey(strings.TrimSpace(string(b)))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w: restore it from your backup", name, err)
+		}
+		all = append(all, pub)
+	}
+	return all, nil
 }
 
 // orphaned names something in the data folder that only its present keys fit:
@@ -158,5 +207,17 @@ func writeKey(path string, b []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("key: %w", err)
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("key: %w", err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes what was renamed in a folder survive a power cut.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

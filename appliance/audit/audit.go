@@ -5,9 +5,14 @@
 // its hash is SHA-256 of the 32 bytes of the hash before it followed by the
 // line. A chain starts with 32 zero bytes.
 //
+// A checkpoint is a signed note over the heads of all chains, so that what was
+// published once can't be told differently later; an export carries the proof
+// that its chain is in one.
+//
 // What it proves: that nothing was changed, left out, added or reordered since
-// an export was signed. What it doesn't: that the house was honest when a line
-// was written, or that the signing key was in good hands.
+// an export was signed, and, with a checkpoint that was published, since then.
+// What it doesn't: that the house was honest when a line was written, or that
+// the signing key was in good hands.
 package audit
 
 import (
@@ -95,8 +100,9 @@ func parse(sealed []byte) (line, error) {
 
 // Trouble says what is wrong with a history and where it begins.
 type Trouble struct {
-	Row  int   // in the file, from 1; 0 if it was no file
-	Seq  int64 // of the line; 0 for the header
+	Part string // "the proof", "checkpoint 7"; empty: the header or a line
+	Row  int    // in the file, from 1; 0 if it was no file
+	Seq  int64  // of the line; 0 for the header
 	Kind Kind
 	Text string
 }
@@ -111,11 +117,14 @@ const (
 	Duplicated Kind = "duplicated"
 	CutOff     Kind = "cut off"
 	Added      Kind = "added"
-	Forged     Kind = "forged" // the header
+	Forged     Kind = "forged" // what is signed
 )
 
 func (t *Trouble) Error() string {
 	where := "the header"
+	if t.Part != "" {
+		where = t.Part
+	}
 	if t.Seq > 0 {
 		where = fmt.Sprintf("line %d", t.Seq)
 	}

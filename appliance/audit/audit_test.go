@@ -96,7 +96,7 @@ func TestGoodFiles(t *testing.T) {
 
 // forge signs a header of its own.
 func forge(k ed25519.PrivateKey, entries []Entry, change func(*header)) []byte {
-	h, err := sign(device, entries, k, noon)
+	h, err := sign(device, entries, nil, k, noon)
 	if err != nil {
 		panic(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	_ "embed"
 	"encoding/base64"
-	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -12,8 +11,9 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
+
+	"refurb/appliance/sheet"
 )
 
 // Format of an export.
@@ -39,11 +39,12 @@ type Fact struct{ Name, Value string }
 // Export writes the history of a device ("": of the house), signed by key. It
 // checks the whole chain first and writes nothing of a broken one.
 func Export(w io.Writer, device string, entries []Entry, format Format, key ed25519.PrivateKey, now time.Time) error {
-	return ExportWith(w, device, entries, format, key, now, Cover{})
+	return ExportWith(w, device, entries, format, key, now, nil, Cover{})
 }
 
-// ExportWith is Export with a cover on the printed page; other formats have none.
-func ExportWith(w io.Writer, device string, entries []Entry, format Format, key ed25519.PrivateKey, now time.Time, cover Cover) error {
+// ExportWith is Export with the proof that a checkpoint covers the chain, if
+// there is one, and with a cover on the printed page; other formats have none.
+func ExportWith(w io.Writer, device string, entries []Entry, format Format, key ed25519.PrivateKey, now time.Time, proof *Proof, cover Cover) error {
 	head := Start
 	if n := len(entries); n > 0 {
 		head = entries[n-1].Hash
@@ -52,7 +53,16 @@ func ExportWith(w io.Writer, device string, entries []Entry, format Format, key 
 	if trouble != nil {
 		return fmt.Errorf("this history is damaged and was not exported: %w", trouble)
 	}
-	h, err := sign(device, entries, key, now)
+	if proof != nil {
+		c, err := parseCheckpoint(noteText(proof.Note))
+		if err != nil {
+			return fmt.Errorf("the checkpoint can't be read: %w", err)
+		}
+		if bad := proof.holds(c, entries, 0); bad != nil {
+			return fmt.Errorf("this history doesn't go on from a checkpoint and was not exported: %w", bad)
+		}
+	}
+	h, err := sign(device, entries, proof, key, now)
 	if err != nil {
 		return fmt.Errorf("signing the history: %w", err)
 	}
@@ -68,7 +78,6 @@ func ExportWith(w io.Writer, device string, entries []Entry, format Format, key 
 }
 
 func writeCSV(w io.Writer, lines []line, entries []Entry) error {
-	out := csv.NewWriter(w)
 	rows := [][]string{{"seq", "time", "event", "from", "to", "actor", "result", "reason", "device", "job", "params", "evidence_sha256", "prev_hash", "hash"}}
 	for i, l := range lines {
 		params := ""
@@ -84,23 +93,7 @@ func writeCSV(w io.Writer, lines []line, entries []Entry) error {
 			l.Device, l.Job, params, l.Evidence, l.Prev, entries[i].Hash,
 		})
 	}
-	for _, r := range rows {
-		for i := range r {
-			r[i] = cell(r[i])
-		}
-	}
-	if err := out.WriteAll(rows); err != nil {
-		return err
-	}
-	return out.Error()
-}
-
-// cell keeps a spreadsheet from taking a serial number for a formula.
-func cell(s string) string {
-	if s != "" && strings.ContainsRune("=+-@\t\r\n", rune(s[0])) {
-		return "'" + s
-	}
-	return s
+	return sheet.Write(w, rows)
 }
 
 //go:embed paper.html
@@ -121,11 +114,19 @@ type paperView struct {
 	Proofs                                 []string
 	Device, Exported, Head, Key, Signature string
 	Count                                  int64
+	Checkpoint                             string // which one covers how much; empty: none
+	NoteHash                               string
 	Lines                                  []paperLine
 }
 
 func paper(h header, lines []line, entries []Entry, cover Cover) paperView {
 	v := paperView{Cover: cover, Proofs: proofs(lines), Device: h.Device, Exported: h.Exported, Head: h.Head, Key: h.PublicKey, Signature: h.Signature, Count: h.Count}
+	if h.Proof != nil {
+		if c, err := parseCheckpoint(noteText(h.Proof.Note)); err == nil {
+			v.Checkpoint = fmt.Sprintf("%d of %s, %s: lines 1 to %d", c.Number, c.Time.Format("2006-01-02 15:04"), c.Origin, h.Proof.Seq)
+		}
+		v.NoteHash = NoteHash([]byte(h.Proof.Note))
+	}
 	for i, l := range lines {
 		p := paperLine{
 			Seq: l.Seq, Time: l.Time.Format("2006-01-02 15:04:05"), Event: l.Kind, From: l.From, To: l.To,

@@ -107,7 +107,8 @@ func (s *Store) append(ctx context.Context, tx *sql.Tx, events []workshop.Event)
 	return nil
 }
 
-// Load checks every history to its head and returns the state.
+// Load returns the state. It checks every history to its head first, unless
+// Inspect has done so since the file was opened.
 func (s *Store) Load(ctx context.Context) (workshop.State, error) {
 	var st workshop.State
 	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
@@ -115,8 +116,15 @@ func (s *Store) Load(ctx context.Context) (workshop.State, error) {
 		return st, explain(err)
 	}
 	defer tx.Rollback()
-	if err := s.check(ctx, tx); err != nil {
-		return st, explain(err)
+	if !s.inspected.Load() {
+		found, err := s.histories(ctx, tx, nil)
+		if err != nil {
+			return st, explain(err)
+		}
+		if len(found) > 0 {
+			return st, found[0]
+		}
+		s.inspected.Store(true)
 	}
 	if st.Devices, err = docs[workshop.Device](ctx, tx, `SELECT doc FROM devices ORDER BY number`); err != nil {
 		return st, fmt.Errorf("devices: %w", explain(err))
@@ -192,88 +200,6 @@ func docs[T any](ctx context.Context, tx *sql.Tx, query string) ([]T, error) {
 	return all, rows.Err()
 }
 
-// check seals every line of the history again in its place.
-func (s *Store) check(ctx context.Context, tx *sql.Tx) error {
-	type head struct {
-		seq  int64
-		hash string
-	}
-	ends := map[string]head{}
-	rows, err := tx.QueryContext(ctx, `SELECT device, seq, hash, line FROM events ORDER BY device, seq`)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var device, hash string
-		var seq int64
-		var line []byte
-		if err := rows.Scan(&device, &seq, &hash, &line); err != nil {
-			return err
-		}
-		last := ends[device]
-		if seq != last.seq+1 {
-			return damaged(device, last.seq+1, "is missing")
-		}
-		var e workshop.Event
-		if err := json.Unmarshal(line, &e); err != nil {
-			return damaged(device, seq, "can't be read")
-		}
-		again, own, err := s.seal(last.seq, last.hash, e)
-		if err != nil || e.Device != device || own != hash || string(again) != string(line) {
-			return damaged(device, seq, "was changed")
-		}
-		ends[device] = head{seq, hash}
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	heads, err := tx.QueryContext(ctx, `SELECT device, seq, hash FROM chains`)
-	if err != nil {
-		return err
-	}
-	defer heads.Close()
-	n := 0
-	for heads.Next() {
-		var device string
-		var h head
-		if err := heads.Scan(&device, &h.seq, &h.hash); err != nil {
-			return err
-		}
-		switch last := ends[device]; {
-		case h.seq > last.seq:
-			return damaged(device, last.seq+1, "is missing at the end")
-		case h != last:
-			return damaged(device, last.seq, "doesn't fit the head of the chain")
-		}
-		n++
-	}
-	if err := heads.Err(); err != nil {
-		return err
-	}
-	if n != len(ends) {
-		return fmt.Errorf("the history is damaged: %d histories have no head; bring back a copy of the records", len(ends)-n)
-	}
-	// A device never exists without the line that says it was created.
-	var bare string
-	switch err := tx.QueryRowContext(ctx, `SELECT id FROM devices WHERE id NOT IN (SELECT device FROM chains) LIMIT 1`).Scan(&bare); err {
-	case sql.ErrNoRows:
-		return nil
-	case nil:
-		return damaged(bare, 1, "is missing")
-	default:
-		return err
-	}
-}
-
-func damaged(device string, seq int64, how string) error {
-	name := "device " + device
-	if device == "" {
-		name = "the house"
-	}
-	return fmt.Errorf("the history of %s is damaged: line %d %s; somebody or something changed the file of records: bring back a copy of it", name, seq, how)
-}
-
 // Line is one line of a history as it was sealed.
 type Line struct {
 	Seq  int64 // 1, 2, 3…
@@ -308,7 +234,7 @@ func (s *Store) Events(ctx context.Context, device string) ([]workshop.Event, er
 	events := make([]workshop.Event, len(lines))
 	for i, l := range lines {
 		if err := json.Unmarshal(l.Line, &events[i]); err != nil {
-			return nil, damaged(device, l.Seq, "can't be read")
+			return nil, Damage{Part: PartLine, Device: device, Seq: l.Seq, How: "can't be read"}
 		}
 	}
 	return events, nil

@@ -51,6 +51,8 @@ func trouble(err error) error {
 		return dashboard.ErrNoUser
 	case errors.Is(err, store.ErrNameTaken):
 		return dashboard.ErrNameTaken
+	case errors.Is(err, store.ErrLastAdmin):
+		return dashboard.ErrLastAdmin
 	}
 	return err
 }
@@ -103,6 +105,10 @@ func (p people) SetPassword(ctx context.Context, actor, id, password string) err
 	return trouble(p.Users.SetPassword(ctx, actor, id, password))
 }
 
+func (p people) Remove(ctx context.Context, actor, id string) error {
+	return trouble(p.Users.Remove(ctx, actor, id))
+}
+
 // shelf is the depot as the dashboard lists it.
 type shelf struct{ *depot.Depot }
 
@@ -133,11 +139,22 @@ func (h history) Events(ctx context.Context, device string) ([]workshop.Event, e
 }
 
 func (h history) Export(ctx context.Context, w io.Writer, device, format string) error {
-	return exportHistory(ctx, h.Store, h.Keys, w, device, audit.Format(format))
+	return exportHistory(ctx, h.Records, h.Keys, w, device, audit.Format(format), 0)
 }
 
-func exportHistory(ctx context.Context, s *store.Store, k *appliance.Keys, w io.Writer, device string, format audit.Format) error {
-	lines, err := s.Lines(ctx, device)
+// exportHistory writes a history with its proof in the checkpoint of that
+// number; 0: in the newest, if there is one.
+func exportHistory(ctx context.Context, r *appliance.Records, k *appliance.Keys, w io.Writer, device string, format audit.Format, number int64) error {
+	// The proof first: a checkpoint that is made meanwhile may know lines that we
+	// would not have read.
+	proof, err := r.Proof(device, number)
+	if err != nil {
+		return err
+	}
+	if proof == nil && number > 0 {
+		return fmt.Errorf("checkpoint %d saw nothing of a device %q", number, device)
+	}
+	lines, err := r.Lines(ctx, device)
 	if err != nil {
 		return err
 	}
@@ -148,14 +165,13 @@ func exportHistory(ctx context.Context, s *store.Store, k *appliance.Keys, w io.
 	for i, l := range lines {
 		entries[i] = audit.Entry(l)
 	}
-	if format != audit.HTML {
-		return audit.Export(w, device, entries, format, k.Signing, time.Now())
+	var c audit.Cover
+	if format == audit.HTML {
+		if c, err = cover(ctx, r.Store, device); err != nil {
+			return err
+		}
 	}
-	c, err := cover(ctx, s, device)
-	if err != nil {
-		return err
-	}
-	return audit.ExportWith(w, device, entries, format, k.Signing, time.Now(), c)
+	return audit.ExportWith(w, device, entries, format, k.Signing, time.Now(), proof, c)
 }
 
 // cover tells whose PC it was and which one, for the top of the printed page.

@@ -22,7 +22,10 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the appliance on a workshop's network."`
 	Image   imageCmd   `cmd:"" help:"Import, build, list, verify and remove disk images."`
 	Payload payloadCmd `cmd:"" help:"Build and show the boot files that PCs are given."`
-	Audit   auditCmd   `cmd:"" help:"Export and verify audit logs."`
+	Audit   auditCmd   `cmd:"" help:"Export and verify audit logs, make checkpoints, find damage."`
+	Backup  backupCmd  `cmd:"" help:"Copy the records while the appliance works."`
+	Restore restoreCmd `cmd:"" help:"Bring back the records of a backup; the appliance must be stopped."`
+	Key     keyCmd     `cmd:"" help:"Change the signing key."`
 	User    userCmd    `cmd:"" help:"List and add the dashboard's users, reset a password."`
 	Lab     labCmd     `cmd:"" help:"A workshop of virtual PCs on this machine."`
 	Version versionCmd `cmd:"" help:"Print the version."`
