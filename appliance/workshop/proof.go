@@ -115,6 +115,8 @@ func stepless(e *wire.Erasure) string {
 	best := wire.LevelNone
 	for _, s := range e.Steps {
 		switch {
+		case s.Command != "" && s.Result != wire.Done && s.Result != wire.Failed:
+			return "nobody knows how the step “" + s.Method + "” ended"
 		case s.Result != wire.Done:
 		case s.Command == "":
 			return "the step “" + s.Method + "” is done without a command"
@@ -138,8 +140,8 @@ func unread(order *EraseOrder, c *wire.ReadCheck, size int64) string {
 		return "the disk was not read as it was asked"
 	case c.Kind == wire.CheckSample && c.Seed != order.Seed:
 		return "its samples were taken at other places than asked"
-	case c.Expect == "":
-		return "it doesn't say what an erased disk should read as"
+	case c.Expect != "zero":
+		return "an erased disk should read as zeroes, and it looked for something else"
 	case c.Bytes <= 0 || c.Bytes > size || c.Kind == wire.CheckFull && c.Bytes != size:
 		return fmt.Sprintf("%d of %d bytes were read", c.Bytes, size)
 	case c.Errors != 0:

@@ -143,6 +143,11 @@ func TestUnerased(t *testing.T) {
 		"more samples than disk":    {func(j *Job, o *wire.Outcome) { sampled(j, o); o.Erasure.Check.Bytes = 1e12 }, "failed"},
 		"samples of its own choice": {func(j *Job, o *wire.Outcome) { sampled(j, o); o.Erasure.Check.Seed = "other" }, "failed"},
 		"samples from no seed":      {func(j *Job, o *wire.Outcome) { sampled(j, o); o.Erasure.Check.Seed = "" }, "failed"},
+		"zeroes not expected":       {func(_ *Job, o *wire.Outcome) { o.Erasure.Check.Expect = "data" }, "failed"},
+		"an earlier step of unknown end": {func(_ *Job, o *wire.Outcome) {
+			o.Erasure.Steps[0].Command, o.Erasure.Steps[0].Result = "84h SANACT=4", wire.Unknown
+		}, "failed"},
+		"an earlier step of no end": {func(_ *Job, o *wire.Outcome) { o.Erasure.Steps[0].Command = "84h SANACT=4" }, "failed"},
 		"anything expected":         {func(_ *Job, o *wire.Outcome) { o.Erasure.Check.Expect = "" }, "failed"},
 		"a mismatch":                {func(_ *Job, o *wire.Outcome) { o.Erasure.Check.Mismatches = 1 }, "failed"},
 		"a read error":              {func(_ *Job, o *wire.Outcome) { o.Erasure.Check.Errors = 1 }, "failed"},
