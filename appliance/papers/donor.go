@@ -232,11 +232,13 @@ func donorLine(f facts, key ed25519.PrivateKey, c *Counts, months map[string]int
 		d.Storage = "held data"
 	default:
 		d.Storage = "unknown"
-		c.NotKnown++
 	}
 	state := workshop.DeviceState(d.State)
 	if state != workshop.Expected {
 		c.Received++
+		if d.Storage == "unknown" {
+			c.NotKnown++
+		}
 	}
 	switch state {
 	case workshop.Rejected:
@@ -285,13 +287,15 @@ func firstSeen(f facts) (media []string, err error) {
 
 func (p *DonorPaper) face() face {
 	c := p.Counts
-	f := face{Title: "Donor report", Sub: p.Donor, Sign: "∑", Verdict: plural(c.Received, "device", "devices") + " received", Wide: true}
+	f := face{Title: "Donor report", Sub: []string{p.Donor}, Sign: "∑", Verdict: plural(c.Received, "device", "devices") + " received", Wide: true}
 	f.Lead = fmt.Sprintf("What became of the devices that %s gave, as it stood on %s.", p.Donor, day(p.Until))
 	lot := section{Title: "The lot"}
 	lot.fact("Donor", p.Donor)
 	lot.fact("Opened", clock(p.Opened))
 	lot.Facts = append(lot.Facts, fact{Name: "Opened by", Who: p.By})
-	lot.fact("Closed", clockOr(p.Closed))
+	if !p.Closed.IsZero() {
+		lot.fact("Closed", clock(p.Closed))
+	}
 	lot.code("Lot", p.Lot)
 	f.add(lot)
 	n := section{Title: "In numbers"}

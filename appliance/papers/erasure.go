@@ -214,7 +214,7 @@ func (p *ErasurePaper) face() face {
 	if v.text == "" {
 		v = verdicts[wire.ErasureUnknown]
 	}
-	f := face{Title: "Erasure certificate", Sub: nameOf(p.Medium.DiskID) + " · " + p.Device.title(), Sign: v.sign, Verdict: v.text}
+	f := face{Title: "Erasure certificate", Sub: append([]string{nameOf(p.Medium.DiskID)}, p.Device.title()...), Sign: v.sign, Verdict: v.text}
 	switch p.Result {
 	case wire.Erased:
 		f.Lead = "The medium below was erased and read back as described. " + levelText(p.Level)
@@ -331,10 +331,43 @@ func (p *ErasurePaper) method() []section {
 		hidden.fact("Note", h.Note)
 	}
 	sections := []section{how, steps, check, hidden}
+	if s := abilities(e.Abilities); len(s.Facts) > 0 {
+		sections = append(sections, s)
+	}
 	if e.Before != nil || e.After != nil {
 		sections = append(sections, healthTable(e.Before, e.After))
 	}
 	return sections
+}
+
+// abilities prints the words in which the medium said what it can.
+func abilities(a *wire.Abilities) section {
+	s := section{Title: "What the medium says it can (as read)"}
+	if a == nil {
+		return s
+	}
+	word := func(name string, v *uint16) {
+		if v != nil {
+			s.code(name, fmt.Sprintf("%04Xh", *v))
+		}
+	}
+	if a.NVMeSanitize != nil {
+		s.code("NVMe SANICAP", fmt.Sprintf("%08Xh", *a.NVMeSanitize))
+	}
+	if a.NVMeFormat != nil {
+		s.code("NVMe FNA", fmt.Sprintf("%02Xh", *a.NVMeFormat))
+	}
+	word("NVMe OACS", a.NVMeOACS)
+	word("ATA word 59 (sanitize)", a.ATASanitize)
+	word("ATA word 82 (commands)", a.ATACommands)
+	word("ATA word 89 (erase time)", a.ATAMinutes)
+	word("ATA word 90 (enhanced erase time)", a.ATAEnhanced)
+	word("ATA word 128 (security)", a.ATASecurity)
+	if a.SCSISanitize != nil {
+		s.fact("SCSI SANITIZE", map[bool]string{true: "known to it", false: "not known to it"}[*a.SCSISanitize])
+	}
+	s.fact("Not answered", a.Error)
+	return s
 }
 
 func levelName(l wire.Level) string {

@@ -158,7 +158,7 @@ func (p *ImagingPaper) judge(proof line) {
 }
 
 func (p *ImagingPaper) face() face {
-	f := face{Title: "Installation record", Sub: or(p.Image, "unknown image") + " · " + p.Device.title(), Reasons: p.Reasons}
+	f := face{Title: "Installation record", Sub: append([]string{or(p.Image, "unknown image")}, p.Device.title()...), Reasons: p.Reasons}
 	switch p.Result {
 	case ReadBack:
 		f.Sign, f.Verdict = "✓", "Written and read back"

@@ -22,7 +22,8 @@ const layout = 1
 
 // face is a paper as it is printed.
 type face struct {
-	Title, Sub    string
+	Title         string
+	Sub           []string
 	Sign, Verdict string // told in black and white too
 	Lead          string
 	Reasons       []string
@@ -53,6 +54,15 @@ type cell struct {
 	Code      bool
 	Who       string
 	Lines     []string
+}
+
+// title says a paper in one line of plain text, where nothing but these marks
+// keeps one direction of writing from running into the next.
+func title(f face) string {
+	for _, s := range f.Sub {
+		f.Title += " · \u2068" + s + "\u2069"
+	}
+	return f.Title
 }
 
 func (f *face) add(s ...section) { f.Sections = append(f.Sections, s...) }
@@ -108,9 +118,7 @@ func (d Device) name() string {
 	return or(strings.TrimSpace(d.Manufacturer+" "+d.Model), "unknown model")
 }
 
-func (d Device) title() string {
-	return fmt.Sprintf("PC %d · %s", d.Number, d.name())
-}
+func (d Device) title() []string { return []string{fmt.Sprintf("PC %d", d.Number), d.name()} }
 
 // serial is the number on the case, unless nobody filled it in.
 func (d Device) serial() string {
@@ -160,7 +168,6 @@ var pageHTML string
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"clock": clock,
-	"spans": func(c []cell) int { return len(c) },
 }).Parse(pageHTML))
 
 type sheetView struct {
@@ -229,8 +236,8 @@ func render(w io.Writer, files [][]byte, b beside) error {
 		return err
 	}
 	v.Beside = string(c)
-	if v.Title = v.Sheets[0].Title + " · " + v.Sheets[0].Sub; len(v.Sheets) > 1 {
-		v.Title = "Papers · " + v.Sheets[0].Sub
+	if v.Title = title(v.Sheets[0].face); len(v.Sheets) > 1 {
+		v.Title = "Papers · " + v.Title
 	}
 	return pageTemplate.Execute(w, v)
 }

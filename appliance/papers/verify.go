@@ -45,10 +45,7 @@ type Report struct {
 }
 
 // Title is what a paper is, in one line.
-func (o Opened) Title() string {
-	f := o.content.face()
-	return f.Title + " · " + f.Sub
-}
+func (o Opened) Title() string { return title(o.content.face()) }
 
 // Verdict is what it says at its head.
 func (o Opened) Verdict() string { return o.content.face().Verdict }
