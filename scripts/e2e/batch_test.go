@@ -169,6 +169,10 @@ func TestDataDiskIsHeld(t *testing.T) {
 func TestStrangerIsHeld(t *testing.T) {
 	s := open(t)
 	pc := s.pc(lab.Config{Firmware: lab.BIOS})
+	// CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW (capability.h: 10, 12, 13).
+	if _, caps, err := s.app.Powers(); err != nil || caps != "0000000000003400" {
+		t.Errorf("the appliance runs with capabilities %s, %v", caps, err)
+	}
 	before := s.digest(pc.Disks[0].Path)
 	s.start(pc)
 	dev := s.until(pc, "a hold", is(workshop.Held))

@@ -91,6 +91,21 @@ func (a *Appliance) Start(ctx context.Context) (err error) {
 func (a *Appliance) Kill() { a.lab.Kill(a.cmd) }
 func (a *Appliance) Stop() { a.lab.Stop(a.cmd) }
 
+// Powers are the user and the effective capabilities that the appliance runs
+// with, as in /proc: decimal and hexadecimal.
+func (a *Appliance) Powers() (uid, caps string, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", a.cmd.Process.Pid))
+	for line := range strings.Lines(string(b)) {
+		switch f := strings.Fields(line); f[0] {
+		case "Uid:":
+			uid = f[1]
+		case "CapEff:":
+			caps = f[1]
+		}
+	}
+	return uid, caps, err
+}
+
 // Log is the last part of what the appliance said.
 func (a *Appliance) Log() string { return a.log.End() }
 
