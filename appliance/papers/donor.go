@@ -331,7 +331,7 @@ func (p *DonorPaper) face() face {
 	f.Proves = []string{"What the appliance recorded of each device by that day. Each paper that is named stands for itself and can be checked by its SHA-256."}
 	f.Not = []string{
 		"It doesn't tell who was given a device, and isn't meant to.",
-		"Which devices belong to a lot comes from the appliance's records; all else comes from its histories.",
+		"Which devices belong to the lot was read from the appliance's records and held against each device's history; that none was left out is its people's word.",
 		"The figures on CO2e are published factors times a count. Nobody measured anything here.",
 	}
 	return f

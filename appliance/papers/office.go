@@ -20,8 +20,10 @@ type Source interface {
 	Chain(ctx context.Context, device string) ([]audit.Entry, error)
 	// Document returns what a line of it points to; nil: it isn't there.
 	Document(ctx context.Context, hash string) ([]byte, error)
-	// Lot lists the devices of a lot by their number.
-	Lot(ctx context.Context, lot string) ([]string, error)
+	// LotDevices lists the devices of a lot by their number.
+	LotDevices(ctx context.Context, lot string) ([]string, error)
+	// JobDevice returns the device that a job belongs to; empty: there is none.
+	JobDevice(ctx context.Context, job string) (string, error)
 	// Names tells who stands behind the ids of actors today. Names are printed
 	// beside the signed document and are no part of it.
 	Names(ctx context.Context) (map[string]string, error)
@@ -213,26 +215,36 @@ func (o *Office) List(ctx context.Context, device string) ([]Paper, error) {
 	return list, nil
 }
 
-// Write writes one paper. id is the device's for NoStorage, the lot's for Donor;
-// for the others device's history is searched for the job.
-func (o *Office) Write(ctx context.Context, w io.Writer, k Kind, device, id string, format Format) error {
-	file, err := o.file(ctx, k, device, id)
+// Write writes one paper. id is the device's for NoStorage, the lot's for Donor
+// and the job's for the others.
+func (o *Office) Write(ctx context.Context, w io.Writer, k Kind, id string, format Format) error {
+	file, err := o.file(ctx, k, id)
 	if err != nil {
 		return err
 	}
 	return o.print(ctx, w, [][]byte{file}, format)
 }
 
-func (o *Office) file(ctx context.Context, k Kind, device, id string) ([]byte, error) {
-	if k == Donor {
+func (o *Office) file(ctx context.Context, k Kind, id string) ([]byte, error) {
+	device := id
+	switch k {
+	case Donor:
 		p, err := o.donor(ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		return sign(Donor, id, p, o.key)
-	}
-	if blank(k) == nil {
+	case Erasure, Imaging:
+		var err error
+		if device, err = o.src.JobDevice(ctx, id); err != nil {
+			return nil, err
+		}
+	case NoStorage:
+	default:
 		return nil, notFound("There is no such kind of paper")
+	}
+	if device == "" { // that would be the house
+		return nil, notFound("There is no such paper")
 	}
 	f, err := o.facts(ctx, device)
 	if err != nil {
@@ -258,7 +270,7 @@ func (o *Office) donor(ctx context.Context, lot string) (*DonorPaper, error) {
 	if err != nil {
 		return nil, err
 	}
-	ids, err := o.src.Lot(ctx, lot)
+	ids, err := o.src.LotDevices(ctx, lot)
 	if err != nil {
 		return nil, err
 	}
@@ -267,6 +279,9 @@ func (o *Office) donor(ctx context.Context, lot string) (*DonorPaper, error) {
 		f, err := o.facts(ctx, id)
 		if err != nil {
 			return nil, err
+		}
+		if in := f.lot(); in != "" && in != lot {
+			return nil, fmt.Errorf("the records say that device %s came with lot %s, its history says %s: bring back a copy of the records", id, lot, in)
 		}
 		devices = append(devices, f)
 	}

@@ -49,8 +49,18 @@ func newBook(t testing.TB) *book {
 func (b *book) Chain(_ context.Context, device string) ([]audit.Entry, error) {
 	return b.chains[device], nil
 }
-func (b *book) Document(_ context.Context, hash string) ([]byte, error) { return b.docs[hash], nil }
-func (b *book) Lot(_ context.Context, lot string) ([]string, error)     { return b.lots[lot], nil }
+func (b *book) Document(_ context.Context, hash string) ([]byte, error)    { return b.docs[hash], nil }
+func (b *book) LotDevices(_ context.Context, lot string) ([]string, error) { return b.lots[lot], nil }
+func (b *book) JobDevice(_ context.Context, job string) (string, error) {
+	for device, c := range b.chains {
+		for _, e := range c {
+			if strings.Contains(string(e.Line), `"job":"`+job+`"`) {
+				return device, nil
+			}
+		}
+	}
+	return "", nil
+}
 func (b *book) Names(context.Context) (map[string]string, error) {
 	return map[string]string{"LEAD7": "Amina <Haddad>", "OTHER": "Nobody’s business", "lot:LOT1": "the lot of Ville d’Esch"}, nil
 }
@@ -191,14 +201,14 @@ func office(t testing.TB) (*Office, *book) {
 }
 
 var theKinds = []struct {
-	kind       Kind
-	device, id string
-}{{NoStorage, "DEV1", "DEV1"}, {Imaging, "DEV1", "JOB1"}, {Erasure, "DEV2", "JOB2"}, {Donor, "", "LOT1"}}
+	kind Kind
+	id   string
+}{{NoStorage, "DEV1"}, {Imaging, "JOB1"}, {Erasure, "JOB2"}, {Donor, "LOT1"}}
 
-func write(t testing.TB, o *Office, k Kind, device, id string, f Format) []byte {
+func write(t testing.TB, o *Office, k Kind, id string, f Format) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := o.Write(t.Context(), &b, k, device, id, f); err != nil {
+	if err := o.Write(t.Context(), &b, k, id, f); err != nil {
 		t.Fatalf("%s %s: %v", k, id, err)
 	}
 	return b.Bytes()
@@ -209,8 +219,8 @@ func TestGoldens(t *testing.T) {
 	o, _ := office(t)
 	for _, k := range theKinds {
 		for _, f := range []Format{JSON, HTML} {
-			got := write(t, o, k.kind, k.device, k.id, f)
-			if again := write(t, o, k.kind, k.device, k.id, f); !bytes.Equal(got, again) {
+			got := write(t, o, k.kind, k.id, f)
+			if again := write(t, o, k.kind, k.id, f); !bytes.Equal(got, again) {
 				t.Errorf("%s: two papers from one history differ", k.kind)
 			}
 			name := filepath.Join("testdata", string(k.kind)+"."+string(f))
@@ -243,7 +253,7 @@ func TestGoldens(t *testing.T) {
 func TestGoodPapers(t *testing.T) {
 	o, _ := office(t)
 	for _, k := range theKinds {
-		file, page := write(t, o, k.kind, k.device, k.id, JSON), write(t, o, k.kind, k.device, k.id, HTML)
+		file, page := write(t, o, k.kind, k.id, JSON), write(t, o, k.kind, k.id, HTML)
 		for _, p := range []ed25519.PublicKey{pub, nil} {
 			rep, err := Verify(bytes.NewReader(file), p)
 			if err != nil || !Is(file) {
@@ -354,7 +364,7 @@ func other(v any) any {
 func TestTamperedFiles(t *testing.T) {
 	o, _ := office(t)
 	for _, k := range theKinds {
-		file := write(t, o, k.kind, k.device, k.id, JSON)
+		file := write(t, o, k.kind, k.id, JSON)
 		var doc any
 		if err := json.Unmarshal(file, &doc); err != nil {
 			t.Fatal(err)
@@ -425,7 +435,7 @@ func decode(t *testing.T, p Signed) content {
 // What can be seen on a page is what was signed.
 func TestTamperedPages(t *testing.T) {
 	o, _ := office(t)
-	page := string(write(t, o, Erasure, "DEV2", "JOB2", HTML))
+	page := string(write(t, o, Erasure, "JOB2", HTML))
 	pre := strings.Index(page, signedStart)
 	for _, c := range []struct{ from, to string }{
 		{">Erased</span>", ">Not erased</span>"},
@@ -484,20 +494,25 @@ func TestDamagedHistory(t *testing.T) {
 	} {
 		o, b := office(t)
 		harm(b)
-		if err := o.Write(t.Context(), &bytes.Buffer{}, Erasure, "DEV2", "JOB2", JSON); err == nil {
+		if err := o.Write(t.Context(), &bytes.Buffer{}, Erasure, "JOB2", JSON); err == nil {
 			t.Errorf("%s: there is a certificate", name)
 		}
-		if err := o.Write(t.Context(), &bytes.Buffer{}, Donor, "", "LOT1", JSON); err == nil && name != "missing evidence" {
+		if err := o.Write(t.Context(), &bytes.Buffer{}, Donor, "LOT1", JSON); err == nil && name != "missing evidence" {
 			t.Errorf("%s: there is a donor's report", name)
 		}
 	}
-	o, _ := office(t)
+	o, b := office(t)
+	b.add(workshop.Event{Kind: "lot_opened", Actor: "LEAD7", Params: map[string]string{"lot": "LOT3", "donor": "Eve"}})
+	b.lots["LOT3"] = []string{"DEV1"}
+	if err := o.Write(t.Context(), &bytes.Buffer{}, Donor, "LOT3", JSON); err == nil || !strings.Contains(err.Error(), "its history says LOT1") {
+		t.Errorf("a device that was put into another lot: %v", err)
+	}
 	for _, k := range []struct {
-		kind       Kind
-		device, id string
-	}{{Erasure, "DEV2", "JOB1"}, {Erasure, "DEV1", "JOB1"}, {Imaging, "DEV2", "JOB2"}, {"deed", "DEV1", "DEV1"}, {Donor, "", "LOT2"}, {NoStorage, "DEV9", "DEV9"}} {
+		kind Kind
+		id   string
+	}{{Erasure, "JOB1"}, {Erasure, "JOB9"}, {Imaging, "JOB2"}, {"deed", "DEV1"}, {Donor, "LOT2"}, {NoStorage, "DEV9"}, {NoStorage, ""}, {Erasure, ""}} {
 		var ref *workshop.Refusal
-		if err := o.Write(t.Context(), &bytes.Buffer{}, k.kind, k.device, k.id, JSON); !errors.As(err, &ref) || ref.Kind != workshop.NotFound {
+		if err := o.Write(t.Context(), &bytes.Buffer{}, k.kind, k.id, JSON); !errors.As(err, &ref) || ref.Kind != workshop.NotFound {
 			t.Errorf("%v: %v", k, err)
 		}
 	}
@@ -514,7 +529,7 @@ func TestList(t *testing.T) {
 		return l
 	}
 	l := look("DEV2")
-	if len(l) != 2 || l[0].Kind != NoStorage || l[0].Refused == nil || l[1].Kind != Erasure || l[1].Result != "Erased" || l[1].SHA256 != hashOf(write(t, o, Erasure, "DEV2", "JOB2", JSON)) || l[1].Time.IsZero() {
+	if len(l) != 2 || l[0].Kind != NoStorage || l[0].Refused == nil || l[1].Kind != Erasure || l[1].Result != "Erased" || l[1].SHA256 != hashOf(write(t, o, Erasure, "JOB2", JSON)) || l[1].Time.IsZero() {
 		t.Errorf("%+v", l)
 	}
 	// What is kept is good until the history grows.

@@ -66,7 +66,7 @@ func TestErasureVerdicts(t *testing.T) {
 		}
 		b.erase("DEV1", "JOB1", ssd.DiskID, o, c.to, c.result, c.reason)
 		office := New(b, key)
-		file := write(t, office, Erasure, "DEV1", "JOB1", JSON)
+		file := write(t, office, Erasure, "JOB1", JSON)
 		rep, err := Verify(bytes.NewReader(file), pub)
 		if err != nil {
 			t.Fatal(err)
@@ -78,7 +78,7 @@ func TestErasureVerdicts(t *testing.T) {
 		if p.Result != wire.Erased && len(p.Reasons) == 0 && c.reason != "" {
 			t.Errorf("%s: the paper gives no reason", name)
 		}
-		page := string(write(t, office, Erasure, "DEV1", "JOB1", HTML))
+		page := string(write(t, office, Erasure, "JOB1", HTML))
 		for _, s := range append(c.says, "704413", "S4EVNX0R704413") {
 			if !strings.Contains(page, s) {
 				t.Errorf("%s: the page doesn't say %q", name, s)
@@ -98,12 +98,12 @@ func TestErasureThatHasNotEnded(t *testing.T) {
 	b.step("DEV1", "JOB1", "lost", "erasing", "agent", workshop.Event{})
 	o := New(b, key)
 	var ref *workshop.Refusal
-	if err := o.Write(t.Context(), &bytes.Buffer{}, Erasure, "DEV1", "JOB1", JSON); !errors.As(err, &ref) || !strings.Contains(ref.Message, "has not ended") {
+	if err := o.Write(t.Context(), &bytes.Buffer{}, Erasure, "JOB1", JSON); !errors.As(err, &ref) || !strings.Contains(ref.Message, "has not ended") {
 		t.Errorf("while it runs: %v", err)
 	}
 	b.step("DEV1", "JOB1", "erasing", "failed", "appliance", workshop.Event{Result: "unknown", Reason: "The PC restarted"})
 	b.add(workshop.Event{Device: "DEV1", Job: "JOB1", Kind: "late_outcome", Actor: "agent", Reason: "The job had ended before: failed", Evidence: b.doc(erased())})
-	rep, err := Verify(bytes.NewReader(write(t, o, Erasure, "DEV1", "JOB1", JSON)), pub)
+	rep, err := Verify(bytes.NewReader(write(t, o, Erasure, "JOB1", JSON)), pub)
 	if err != nil || rep.Papers[0].Verdict() != "Unknown" {
 		t.Errorf("with a late word: %v %+v", err, rep)
 	}
@@ -155,7 +155,7 @@ func TestNoStorage(t *testing.T) {
 			b.report("DEV1", r)
 		}
 		var page bytes.Buffer
-		err := New(b, key).Write(t.Context(), &page, NoStorage, "DEV1", "DEV1", HTML)
+		err := New(b, key).Write(t.Context(), &page, NoStorage, "DEV1", HTML)
 		if why, no := strings.CutPrefix(c.says, "-"); no {
 			var ref *workshop.Refusal
 			if !errors.As(err, &ref) || !strings.Contains(ref.Message, why) {
@@ -167,7 +167,7 @@ func TestNoStorage(t *testing.T) {
 	}
 	b := newBook(t)
 	b.add(workshop.Event{Device: "DEV1", Kind: "device_created", To: "expected", Actor: "LEAD7", Params: map[string]string{"number": "1"}})
-	if err := New(b, key).Write(t.Context(), &bytes.Buffer{}, NoStorage, "DEV1", "DEV1", HTML); err == nil {
+	if err := New(b, key).Write(t.Context(), &bytes.Buffer{}, NoStorage, "DEV1", HTML); err == nil {
 		t.Error("a PC that nobody has looked into has a certificate")
 	}
 }
@@ -187,7 +187,7 @@ func TestImagingVerdicts(t *testing.T) {
 	}
 	o := New(b, key)
 	for job, want := range map[string]string{"JOB1": "Written and read back", "MISMATCH": "Unknown", "NOTHING": "Unknown", "STRANGE": "Written and read back", "FAILED": "Not finished", "LOST": "Unknown", "CANCELLED": "Not finished"} {
-		rep, err := Verify(bytes.NewReader(write(t, o, Imaging, "DEV1", job, JSON)), pub)
+		rep, err := Verify(bytes.NewReader(write(t, o, Imaging, job, JSON)), pub)
 		if err != nil || rep.Papers[0].Verdict() != want {
 			t.Errorf("%s: %v %q, want %q", job, err, rep.Papers[0].Verdict(), want)
 		}
@@ -243,7 +243,7 @@ func TestDonorCounts(t *testing.T) {
 	b.add(workshop.Event{Device: "D7", Kind: "device_created", To: "expected", Actor: "LEAD7", Params: map[string]string{"number": "7", "lot": "LOT1"}})
 	b.lots["LOT1"] = append(b.lots["LOT1"], "D7")
 	b.add(workshop.Event{Kind: "lot_closed", Actor: "LEAD7", Params: map[string]string{"lot": "LOT1"}})
-	file := write(t, New(b, key), Donor, "", "LOT1", JSON)
+	file := write(t, New(b, key), Donor, "LOT1", JSON)
 	var s Signed
 	if err := json.Unmarshal(file, &s); err != nil {
 		t.Fatal(err)
@@ -264,7 +264,7 @@ func TestDonorCounts(t *testing.T) {
 	if len(p.Carbon) != 1 || p.Carbon[0].Kind != "laptop" || p.Carbon[0].Count != 2 || p.Carbon[0].LowKg() != 138 || p.Carbon[0].HighKg() != 450 || p.Other != 1 {
 		t.Errorf("%+v, other %d", p.Carbon, p.Other)
 	}
-	page := string(write(t, New(b, key), Donor, "", "LOT1", HTML))
+	page := string(write(t, New(b, key), Donor, "LOT1", HTML))
 	if strings.Contains(page, "Secret") || len(p.Months) != 0 {
 		t.Error("the report leads to somebody")
 	}

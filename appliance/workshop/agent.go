@@ -231,7 +231,13 @@ func (r *Registry) imageFor(dev *Device) string {
 
 // settle decides what becomes of a job that is reported or held.
 func (r *Registry) settle(d *draft, dev *Device, j *Job) error {
-	return r.follow(d, dev, j, r.assess(dev, j))
+	was := dev.Lot
+	v := r.assess(dev, j)
+	if dev.Lot != was {
+		// What a donor's report counts stands in the history, not only in a record.
+		d.event(Event{Device: dev.ID, Job: j.ID, Kind: "lot_joined", Actor: "appliance", Params: map[string]string{"lot": dev.Lot}})
+	}
+	return r.follow(d, dev, j, v)
 }
 
 // assess gathers what speaks for and against imaging and judges it.
