@@ -177,6 +177,53 @@ func TestOneWayThrough(t *testing.T) {
 	}
 }
 
+// An erasing over the wire: the order, the leave, the evidence, and the report
+// after it.
+func TestErasing(t *testing.T) {
+	h := newHouse(t)
+	if _, err := h.reg.OpenLot(context.Background(), "lead1", "ACME", "aa11", false); err != nil {
+		t.Fatal(err)
+	}
+	token := h.token("00:21:cc:00:00:01")
+	rep := report(1)
+	rep.Disks[0].Class = wire.ClassEncrypted
+	var plan wire.Plan
+	if code, e := h.call("POST", wire.PathReport, token, text(rep), &plan); code != 200 || plan.Action != wire.ActionHold {
+		t.Fatalf("%d %v %+v", code, e, plan)
+	}
+	serial := rep.Disks[0].Serial
+	if err := h.reg.Erase(context.Background(), "lead1", h.reg.View().Devices[0].ID, rep.Disks[0].Path, serial[max(0, len(serial)-6):], workshop.EraseWish{Check: wire.CheckFull, Install: true}); err != nil {
+		t.Fatal(err)
+	}
+	if code, e := h.call("GET", wire.PathPlan+"?have=0&wait=0", token, "", &plan); code != 200 || plan.Action != wire.ActionErase || plan.Content != wire.ClassEncrypted || plan.Erase == nil || plan.Image != nil {
+		t.Fatalf("%d %v %+v", code, e, plan)
+	}
+	begin := text(wire.Event{Job: plan.Job, Seq: 1, Kind: wire.EventErasing, Disk: plan.Disk})
+	if code, _ := h.call("POST", wire.PathEvent, token, text(wire.Event{Job: plan.Job, Seq: 1, Kind: wire.EventImaging, Disk: plan.Disk}), nil); code != 409 {
+		t.Fatalf("leave to image: %d", code)
+	}
+	for range 2 {
+		if code, e := h.call("POST", wire.PathEvent, token, begin, nil); code != 204 {
+			t.Fatalf("%d %v", code, e)
+		}
+	}
+	end := wire.Event{Job: plan.Job, Seq: 2, Kind: wire.EventOutcome, Outcome: &wire.Outcome{Result: wire.Done, Disk: plan.Disk, Erasure: &wire.Erasure{
+		Result: wire.Erased, Level: wire.LevelClear,
+		Steps: []wire.EraseStep{{Method: "overwrite", Level: wire.LevelClear, Command: "write", Result: wire.Done}},
+		Check: wire.ReadCheck{Kind: wire.CheckFull, Expect: "zero", Bytes: plan.Disk.Bytes},
+	}}}
+	if code, e := h.call("POST", wire.PathEvent, token, text(end), nil); code != 204 {
+		t.Fatalf("%d %v", code, e)
+	}
+	if s := h.reg.View().Devices[0].Job.State; s != workshop.Erased {
+		t.Fatal(s)
+	}
+	rep.Disks[0].Class, plan = wire.ClassBlank, wire.Plan{}
+	if code, e := h.call("POST", wire.PathReport, token, text(rep), &plan); code != 200 || plan.Action != wire.ActionImage {
+		t.Fatalf("%d %v %+v", code, e, plan)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	h := newHouse(t)
 	token := h.token("00:21:cc:00:00:01")
