@@ -23,9 +23,13 @@ type depot struct {
 }
 
 func newDepot(x *Exchange) *depot {
+	dial := x.cfg.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: x.cfg.Stall, KeepAlive: 15 * time.Second}).DialContext
+	}
 	return &depot{x, &http.Client{
 		Transport: &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: x.cfg.Stall, KeepAlive: 15 * time.Second}).DialContext,
+			DialContext:           dial,
 			MaxConnsPerHost:       x.cfg.Streams,
 			MaxIdleConnsPerHost:   x.cfg.Streams,
 			ResponseHeaderTimeout: x.cfg.Stall,

@@ -46,6 +46,9 @@ type Config struct {
 	Stall    time.Duration // a silent connection to the appliance is given up after this; 0: 20 s
 	Patience time.Duration // so is the job, when nothing comes for so long; 0: 10 min
 	Log      *slog.Logger  // nil: none
+
+	// Dial connects to the appliance; nil: as the kernel does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 const (
