@@ -35,8 +35,8 @@ func (r *recorded) SCSI(c SCSI) (int, error) {
 
 func (r *recorded) NVMe(NVMe) (uint32, error) { return 0, errors.ErrUnsupported }
 
-// What Linux 6.1 gave for SMART RETURN STATUS on a good disk, and the same with
-// the key turned round, in both forms of sense data.
+// Sense data as SAT-4 (12.2.6) and Linux lay them out: SMART RETURN STATUS of a
+// good disk, the same with the key turned round, in both forms.
 const (
 	goodDescriptor = "72 01 00 1d 00 00 00 0e 09 0c 00 00 00 00 00 00 00 4f 00 c2 a0 50"
 	badDescriptor  = "72 01 00 1d 00 00 00 0e 09 0c 00 00 00 00 00 00 00 f4 00 2c a0 50"

@@ -117,8 +117,13 @@ func decodeATA(page *smart.AtaSmartPage, rotational bool, h *wire.Health, n *not
 	}
 	if a, ok := named(9, "Power_On"); ok {
 		hours := number(a)
-		if d, err := a.ParseAsDuration(); err == nil { // minutes, half minutes, seconds
-			hours = uint64(max(0, d/time.Hour))
+		switch a.Type { // what this vendor counts
+		case smart.AtaDeviceAttributeTypeMin2Hour:
+			hours /= 60
+		case smart.AtaDeviceAttributeTypeHalfMin2Hour:
+			hours /= 120
+		case smart.AtaDeviceAttributeTypeSec2Hour:
+			hours /= 3600
 		}
 		h.Hours = n.count("hours", hours, mostHours)
 	}
@@ -155,7 +160,7 @@ func number(a smart.AtaSmartAttr) uint64 {
 		return a.ValueRaw & 0xffff
 	case smart.AtaDeviceAttributeTypeRaw24OptRaw8, smart.AtaDeviceAttributeTypeRaw24DivRaw24:
 		return a.ValueRaw & 0xffffff
-	case smart.AtaDeviceAttributeTypeRaw24DivRaw32, smart.AtaDeviceAttributeTypeMsec24Hour32:
+	case smart.AtaDeviceAttributeTypeRaw24DivRaw32, smart.AtaDeviceAttributeTypeMsec24Hour32, smart.AtaDeviceAttributeTypeMin2Hour:
 		return a.ValueRaw & 0xffffffff
 	}
 	return a.ValueRaw

@@ -56,7 +56,7 @@ const (
 	lookBeside = 10 * time.Second // between two looks while the disk is at work
 	lookIdle   = 2 * time.Second
 	// How long a disk that has nothing else to do may take, whatever it says.
-	leastWait = time.Minute
+	leastWait = 2 * time.Minute
 	mostWait  = 4 * time.Minute
 	maxMisses = 3 // looks in a row that may fail
 )
@@ -64,13 +64,18 @@ const (
 // SelfTest runs the drive's short self-test and returns when it has ended. The
 // disk may be at work meanwhile: drives put the test off for that. When idle is
 // closed, that work is over, and the test gets the time that the drive itself
-// says it takes, but no more than four minutes. It is called off when ctx ends
+// says it takes, but two minutes at least and four at most. It is called off when ctx ends
 // or when stalled, asked every ten seconds until then, says that the disk does
 // no work any more.
 //
 // Passed means that the drive ran it and found nothing. A test that is called
 // off, or of which the drive shows no trace, is never passed.
-func SelfTest(ctx context.Context, d drive.Drive, transport string, idle <-chan struct{}, stalled func() bool) wire.SelfTest {
+func SelfTest(ctx context.Context, d drive.Drive, transport string, idle <-chan struct{}, stalled func() bool) (result wire.SelfTest) {
+	defer func() {
+		if v := recover(); v != nil { // the job beside it goes on
+			result = wire.SelfTest{State: wire.TestUnknown, Text: text(fmt.Sprintf("reading it went wrong: %v", v))}
+		}
+	}()
 	t := testerOf(d, transport)
 	if t == nil {
 		return wire.SelfTest{State: wire.TestUnsupported, Text: "a disk of this kind has no self-test"}
