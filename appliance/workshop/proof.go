@@ -75,6 +75,8 @@ func unproven(j *Job, o *wire.Outcome) string {
 		return "it names another image"
 	case o.Disk != nil && (j.Approval == nil || !j.Approval.is(*o.Disk)):
 		return "it names another disk"
+	case o.SelfTest != nil && o.SelfTest.State == wire.TestFailed:
+		return "the disk's own self-test failed"
 	}
 	return ""
 }

@@ -30,7 +30,8 @@ func TestUnproven(t *testing.T) {
 		"another disk": func(j *Job, o *wire.Outcome) {
 			o.Disk = &wire.DiskID{Path: "/dev/sda", Serial: "S2", Bytes: 9e9, LogicalBlock: 512}
 		},
-		"no approval": func(j *Job, o *wire.Outcome) { j.Approval = nil },
+		"no approval":        func(j *Job, o *wire.Outcome) { j.Approval = nil },
+		"a failed self-test": func(j *Job, o *wire.Outcome) { o.SelfTest = &wire.SelfTest{State: wire.TestFailed} },
 	} {
 		j, o := job, good
 		f(&j, &o)
