@@ -16,6 +16,7 @@ import (
 	"refurb/agent/disk"
 	"refurb/agent/drivers"
 	"refurb/agent/hardware"
+	"refurb/agent/health"
 	"refurb/agent/link"
 	"refurb/agent/screen"
 	"refurb/agent/wire"
@@ -31,6 +32,7 @@ type Config struct {
 	State      string           // a folder that lives as long as this boot
 	Show       func(screen.View)
 	Log        *slog.Logger
+	Bench      *Bench // nil on a PC
 }
 
 // Run takes one PC through one boot. When it returns without an error, the PC
@@ -40,6 +42,9 @@ type Config struct {
 // While a person has to look at the PC, Run doesn't return.
 func Run(ctx context.Context, cfg Config) (wire.Outcome, error) {
 	a := newAgent(cfg)
+	if b := cfg.Bench; b != nil {
+		return a.work(ctx, b.Report(ctx))
+	}
 	a.show(screen.View{Kind: screen.Working, Title: "Starting", Detail: "loading drivers", Percent: -1})
 	found, err := drivers.Load(ctx, "/")
 	if err != nil {
@@ -73,6 +78,11 @@ type agent struct {
 	lease  *link.Lease // nil in tests that bring no network up
 	// How long "finished" stays on the screen.
 	farewell time.Duration
+	// look makes the report again; present says which disks are there, and is nil
+	// where that isn't watched.
+	look    func(context.Context) wire.Report
+	present func() []string
+	disks   disks
 
 	mu      sync.Mutex
 	number  int
@@ -83,22 +93,39 @@ type agent struct {
 func newAgent(cfg Config) *agent {
 	a := &agent{cfg: cfg, log: cfg.Log, farewell: 5 * time.Second}
 	a.client = newClient(cfg, a.lost)
+	if cfg.Bench != nil {
+		a.look = cfg.Bench.Report
+		return a
+	}
+	a.present = func() []string { return hardware.Present("/") }
+	a.look = func(ctx context.Context) wire.Report {
+		found, err := drivers.Load(ctx, "/") // for a controller that came with its disk
+		if err != nil {
+			a.log.Error("drivers", "err", err)
+		}
+		return a.examine(ctx, found)
+	}
 	return a
 }
 
 // examine makes the report.
 func (a *agent) examine(ctx context.Context, found drivers.Result) wire.Report {
+	if a.present != nil {
+		a.disks.present = a.present() // what comes while we look is looked at again
+	}
 	r := hardware.Collect(ctx, "/")
 	// Spinning disks take a while to show up.
 	for deadline := time.Now().Add(diskWait); len(r.Disks) == 0 && time.Now().Before(deadline) && pause(ctx, time.Second); {
 		r.Disks, _ = hardware.Disks("/")
 	}
-	var classes sync.WaitGroup
+	var looks sync.WaitGroup
 	for i := range r.Disks {
 		d := &r.Disks[i]
-		classes.Go(func() { d.Class, d.Found = disk.Inspect(ctx, d.Path) })
+		seen := *d
+		looks.Go(func() { d.Health = health.Read(ctx, seen) })
+		looks.Go(func() { d.Class, d.Found = disk.Inspect(ctx, d.DiskID, a.cfg.Key) })
 	}
-	classes.Wait()
+	looks.Wait()
 	r.Agent = a.cfg.Version
 	r.Gaps = append(r.Gaps, found.Gaps...)
 	for _, f := range found.Failed {
@@ -112,6 +139,7 @@ const diskWait = 15 * time.Second
 // work reports and follows the plan until there is nothing more to do.
 func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 	a.report = r
+	a.remember()
 	a.show(screen.View{Kind: screen.Working, Title: "Reporting to the appliance", Percent: -1})
 	plan, err := a.client.report(ctx, r)
 	if err != nil {
@@ -150,7 +178,7 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 			last = wire.Outcome{}
 			a.show(failed(orElse(plan.Reason, "nothing can be done with this PC"), plan.Next))
 		}
-		next, err := a.client.plan(ctx, plan.Serial)
+		next, err := a.next(ctx, plan.Serial)
 		if ctx.Err() != nil {
 			return last, context.Cause(ctx)
 		}

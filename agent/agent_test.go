@@ -26,10 +26,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"refurb/agent/disk"
 	"refurb/agent/hardware"
 	"refurb/agent/screen"
 	"refurb/agent/wire"
@@ -45,6 +47,7 @@ type appliance struct {
 	pin      [32]byte
 	url      string
 	key      ed25519.PublicKey
+	private  ed25519.PrivateKey
 	manifest *images.Manifest
 	raw      []byte
 
@@ -121,7 +124,7 @@ func (a *appliance) paint() {
 		a.manifest.Frames = append(a.manifest.Frames, f)
 	}
 	pub, priv, _ := ed25519.GenerateKey(nil)
-	a.key = pub
+	a.key, a.private = pub, priv
 	b, err := images.Sign(a.manifest, priv)
 	if err != nil {
 		a.t.Fatal(err)
@@ -421,6 +424,18 @@ func TestNotDone(t *testing.T) {
 					t.Fatalf("%v: %s", err, out)
 				}
 			}},
+		{name: "its content changes while it waits to begin", cause: `holds "encrypted" now: luks`, next: "approve it again", kept: true,
+			meddle: func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool {
+				return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+					if e := (wire.Event{}); r.URL.Path == wire.PathEvent && json.Unmarshal(body, &e) == nil && e.Kind == wire.EventImaging {
+						// Somebody writes to it on its way to us, as another path to it could.
+						if err := luksHeader(e.Disk.Path); err != nil {
+							t.Error(err)
+						}
+					}
+					return false
+				}
+			}},
 		{name: "another image's manifest", cause: "manifest of another image", next: "check the image", kept: true,
 			before: func(t *testing.T, a *appliance, p *pc) { a.plan.Image.Root = strings.Repeat("ab", 32) }},
 		{name: "a manifest by somebody else", cause: "not signed by this key", next: "check the image", kept: true,
@@ -467,6 +482,9 @@ func TestNotDone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if i := 0x400000; string(now[i:i+4]) == "SKUL" {
+				clear(now[i : i+6]) // that was not us
+			}
 			if c.kept && !bytes.Equal(was, now) {
 				t.Fatal("the disk was written to")
 			}
@@ -477,12 +495,54 @@ func TestNotDone(t *testing.T) {
 	}
 }
 
+// luksHeader puts LUKS2's second header where it may lie, so that the disk's head
+// stays zero.
+func luksHeader(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := disk.Buffer(4096)
+	copy(b, "SKUL\xba\xbe")
+	_, err = f.WriteAt(b, 0x400000)
+	return err
+}
+
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
 	case <-ctx.Done():
 	}
 	return true
+}
+
+// A record for another disk, or one that nobody signed, is not put on a disk.
+func TestForeignBirth(t *testing.T) {
+	for name, sign := range map[string]func(a *appliance, p *pc) []byte{
+		"for another job or disk": func(a *appliance, p *pc) []byte {
+			id := p.id
+			id.Serial = "S1"
+			b, err := wire.SignBirth(wire.Birth{Job: "j1", Disk: id, Root: a.manifest.Root.String()}, a.private)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		},
+		"not signed by this appliance": func(a *appliance, p *pc) []byte {
+			_, key, _ := ed25519.GenerateKey(nil)
+			b, _ := wire.SignBirth(wire.Birth{Job: "j1", Disk: p.id, Root: a.manifest.Root.String()}, key)
+			return b
+		},
+	} {
+		a := start(t, nil)
+		p := newPC(t, a)
+		a.plan.Image.Birth = sign(a, p)
+		out, err := p.run(t.Context())
+		if err != nil || out.Result != wire.Done || out.Birth != "" || len(out.Warnings) == 0 || !strings.Contains(strings.Join(out.Warnings, " "), name) {
+			t.Errorf("%s: %+v %v", name, out, err)
+		}
+	}
 }
 
 func TestHeldThenApproved(t *testing.T) {

@@ -39,6 +39,9 @@ type client struct {
 
 func newClient(cfg Config, lost func(error)) *client {
 	dial := (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
+	if b := cfg.Bench; b != nil {
+		dial = b.Dial
+	}
 	transport := func() *http.Transport {
 		return &http.Transport{DialContext: dial, TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 4,
 			ResponseHeaderTimeout: pollTime + callTime, IdleConnTimeout: time.Minute}

@@ -9,14 +9,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"refurb/agent/disk"
 	"refurb/agent/exchange"
 	"refurb/agent/finish"
 	"refurb/agent/imaging"
 	"refurb/agent/screen"
 	"refurb/agent/wire"
+	"refurb/images"
 )
 
 // job is one attempt to put an image on a disk.
@@ -27,7 +28,8 @@ type job struct {
 	meter imaging.Meter
 	// What gets the frames, and passes them on even when this PC is done; nil
 	// until it is known what is wanted.
-	frames *exchange.Exchange
+	frames  *exchange.Exchange
+	testing atomic.Bool // nothing is left but the disk's self-test
 }
 
 // image does what the plan says and returns when the appliance has stored how
@@ -90,13 +92,19 @@ func (j *job) write(ctx, sharing context.Context) wire.Outcome {
 		return notDone(&wire.Error{Message: fmt.Sprintf("the program on this PC crashed %d times while it worked on the disk", n),
 			Next: "tell the coordinator; try another disk"})
 	case n > 0:
-		approved = []wire.Class{wire.ClassBlank, wire.ClassStructured, wire.ClassData}
+		// What half an image looks like, whatever was there before; a whole one is ours.
+		approved = []wire.Class{wire.ClassBlank, wire.ClassOurs, wire.ClassStructured, wire.ClassData, wire.ClassEncrypted}
 	}
-	d, err := disk.Open(*plan.Disk, approved...)
+	d, err := j.open(*plan.Disk, approved...)
 	if err != nil {
 		return notDone(err)
 	}
+	if err := j.unmistakable(d); err != nil {
+		d.Close()
+		return notDone(err)
+	}
 	id := d.ID()
+	birth, noBirth := j.birth(id, m)
 	rotational := slices.ContainsFunc(j.report.Disks, func(d wire.Disk) bool { return d.Path == id.Path && d.Rotational })
 	found, err := imaging.Found(ctx, d, m, plan.Image.Claims, rotational, &j.meter)
 	if err != nil {
@@ -105,11 +113,17 @@ func (j *job) write(ctx, sharing context.Context) wire.Outcome {
 	}
 	j.frames = j.exchange(m, imaging.First(m), found)
 	go j.frames.Run(sharing) // Next says what went wrong
+	test := j.selfTest(ctx, d)
 	out, table := imaging.Write(ctx, d, imaging.Job{
 		Manifest: m, Source: j.frames, Found: found, Rotational: rotational,
-		Slots: map[string][]byte{"checkin": checkin},
+		Slots: map[string][]byte{"checkin": checkin}, Birth: birth,
 		Started: func(ctx context.Context) error {
 			if err := j.event(ctx, wire.Event{Kind: wire.EventImaging, Disk: &id}); err != nil {
+				return err
+			}
+			// Minutes may have passed since the disk was opened: others were waited
+			// for, or the appliance.
+			if err := d.Check(*plan.Disk, j.cfg.Key, approved...); err != nil {
 				return err
 			}
 			return j.begin(id)
@@ -117,15 +131,36 @@ func (j *job) write(ctx, sharing context.Context) wire.Outcome {
 		Verifying: func(ctx context.Context) error {
 			return j.event(ctx, wire.Event{Kind: wire.EventVerifying})
 		},
+		Sealing: test.good,
 	}, &j.meter)
+	out.SelfTest = test.end()
 	if err := d.Close(); err != nil && out.Result == wire.Done {
 		out.Warnings = append(out.Warnings, text("closing the disk: "+err.Error()))
+	}
+	if noBirth != "" && out.Result == wire.Done {
+		out.Warnings = append(out.Warnings, text(noBirth))
 	}
 	out.Disk, out.Streams = &id, j.streams()
 	if out.Result == wire.Done {
 		j.firmware(&out, m.Boots, table)
 	}
 	return out
+}
+
+// birth is the plan's record for the disk, or why there is none. The appliance
+// made it before the disk was opened.
+func (j *job) birth(id wire.DiskID, m *images.Manifest) (record []byte, why string) {
+	if len(j.plan.Image.Birth) == 0 {
+		return nil, ""
+	}
+	b, err := wire.ParseBirth(j.plan.Image.Birth, j.cfg.Key)
+	switch {
+	case err != nil:
+		return nil, "no birth record is on the disk: " + err.Error()
+	case !b.For(id) || b.Root != m.Root.String() || b.Job != j.plan.Job:
+		return nil, "no birth record is on the disk: the appliance sent one for another job or disk"
+	}
+	return j.plan.Image.Birth, ""
 }
 
 func notDone(err error) wire.Outcome {
@@ -151,6 +186,9 @@ func (j *job) firmware(out *wire.Outcome, boots []string, table *finish.Table) {
 	if j.report.Firmware.Mode == wire.ModeUEFI32 {
 		// An image's ESP shows no difference between 32 and 64 bits.
 		warn("this PC has 32-bit UEFI and starts only an image with /EFI/BOOT/BOOTIA32.EFI: see whether it starts")
+	}
+	if j.cfg.Bench != nil {
+		return // the firmware here is that of somebody's own machine
 	}
 	vars, file, err := finish.Firmware()
 	switch {
@@ -226,7 +264,11 @@ func (j *job) watch(ctx context.Context, stop context.CancelCauseFunc) {
 		p.Job = j.plan.Job
 		p.Rate = r.over(p, time.Now())
 		if p.Phase != "" {
-			j.show(picture(p, j.plan.Image.Name, j.meter.Waits()))
+			v := picture(p, j.plan.Image.Name, j.meter.Waits())
+			if j.testing.Load() {
+				v.Detail = "the disk tests itself, this may take some minutes"
+			}
+			j.show(v)
 			select {
 			case sent <- struct{}{}: // one at a time; a slow one is not waited for
 				go func() {

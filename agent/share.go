@@ -37,6 +37,9 @@ func (j *job) exchange(m *images.Manifest, first []int, found []bool) *exchange.
 		Manifest: m, URL: j.plan.Image.FramesURL, Memory: budget, Streams: j.streams(), First: first, Found: found,
 		Share: j.client.share, Job: j.plan.Job, Log: j.log,
 	}
+	if b := j.cfg.Bench; b != nil {
+		cfg.Dial = b.Dial
+	}
 	if l := j.lease; l != nil {
 		for _, n := range j.report.NICs {
 			if n.Name == l.Interface {

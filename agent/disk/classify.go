@@ -1,15 +1,18 @@
 // Package disk knows whole disks: what they hold, which one is which, and how
 // to write and read them past the page cache. It never mounts anything and
-// reads no names.
+// reads no names: of a file system it reads its signature, and on an EFI system
+// partition the appliance's own record.
 package disk
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"hash/crc32"
 	"io"
 	"maps"
 	"slices"
 
+	"refurb/agent/esp"
 	"refurb/agent/wire"
 	"refurb/images"
 )
@@ -21,14 +24,35 @@ const (
 	unknown = "unknown data"
 )
 
+// Facts are what is known of a disk besides its bytes.
+type Facts struct {
+	ID   wire.DiskID       // who it is: a birth record counts only for this very disk
+	Key  ed25519.PublicKey // of the appliance whose birth records count
+	Lock string            // by what the disk is locked, "" by nothing that is known
+}
+
 // Classify says what a disk of size bytes holds, by signatures and by samples,
-// and which signatures made it say so. It is blank only if everything could be
-// read and every byte of it was zero: the first and last MiB and 256 blocks of
-// 4 KiB in between. Structured is a partition table (GPT or MBR) with nothing
-// but zeroes in the same places of the disk and of each partition. All else,
-// all-ones included, is data; a disk that can't be read and showed no data is
-// unreadable.
-func Classify(r io.ReaderAt, size int64) (wire.Class, []string) {
+// and which signatures made it say so. Of several classes the first in this
+// list is given:
+//
+//   - locked: the disk itself wants a password; it isn't read.
+//   - encrypted: LUKS, BitLocker, encrypted APFS or FileVault, anywhere.
+//   - ours: a birth record that this appliance signed for this very disk, and
+//     everything that is looked at could be read.
+//   - data: a known signature, or bytes that aren't zero and belong to no
+//     partition table.
+//   - unreadable: something couldn't be read, and the rest showed no data.
+//   - structured: a partition table (GPT or MBR) with nothing but zeroes in the
+//     same places of the disk and of each partition.
+//   - blank: every byte that was looked at was zero: the first and last MiB and
+//     256 blocks of 4 KiB in between.
+//
+// So what must not be written without a person's word is never taken for what
+// may. A record doesn't make a disk ours that has been encrypted since.
+func Classify(r io.ReaderAt, size int64, facts Facts) (wire.Class, []string) {
+	if facts.Lock != "" {
+		return wire.ClassLocked, []string{facts.Lock}
+	}
 	if size < 512 {
 		return wire.ClassUnreadable, nil
 	}
@@ -46,7 +70,7 @@ func Classify(r io.ReaderAt, size int64) (wire.Class, []string) {
 	}
 
 	found := map[string]bool{}
-	structure, parts := tables(size, read, found)
+	structure, parts, esps := tables(size, read, found)
 	dirty := false
 	look := func(at int64, b []byte) {
 		if !dirty && !images.Zero(b) && !zeroBut(at, b, structure) {
@@ -85,10 +109,16 @@ func Classify(r io.ReaderAt, size int64) (wire.Class, []string) {
 		look(at, read(at, sample))
 	}
 
+	ours := slices.ContainsFunc(esps[:min(len(esps), maxESPs)], func(p span) bool { return bornHere(r, p, facts) })
+
 	names := slices.Sorted(maps.Keys(found))
 	table := found["gpt"] || found["mbr"]
 	known := slices.ContainsFunc(names, func(n string) bool { return n != "gpt" && n != "mbr" })
 	switch {
+	case slices.ContainsFunc(names, func(n string) bool { return ciphers[n] }):
+		return wire.ClassEncrypted, names
+	case ours && !failed:
+		return wire.ClassOurs, append(names, "birth record")
 	case dirty && !known:
 		return wire.ClassData, append(names, unknown)
 	case known:
@@ -99,6 +129,26 @@ func Classify(r io.ReaderAt, size int64) (wire.Class, []string) {
 		return wire.ClassStructured, names
 	}
 	return wire.ClassBlank, nil
+}
+
+const maxESPs = 4
+
+// bornHere says whether an EFI system partition holds a birth record for the
+// disk.
+func bornHere(r io.ReaderAt, p span, facts Facts) bool {
+	if len(facts.Key) == 0 {
+		return false
+	}
+	v, err := esp.Open(r, p.from, p.to-p.from)
+	if err != nil {
+		return false
+	}
+	doc, err := v.Read(wire.BirthPath, wire.MaxBirth)
+	if err != nil {
+		return false
+	}
+	birth, err := wire.ParseBirth(doc, facts.Key)
+	return err == nil && birth.For(facts.ID)
 }
 
 // zeroBut tells whether b, read at offset at, is zero outside the given ranges.

@@ -2,9 +2,11 @@ package disk
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,17 +47,27 @@ type Disk struct {
 // block size, serial, WWN and model, which holds content of a class that was
 // approved. A *Refusal names what is different. A disk that shows no serial
 // must be one without a serial in the plan too: the plan and the disk have to
-// be equal, an empty field is no wildcard.
-func Open(plan wire.DiskID, approved ...wire.Class) (*Disk, error) {
+// be equal, an empty field is no wildcard. key is the appliance's, to tell what
+// is ours.
+func Open(plan wire.DiskID, key ed25519.PublicKey, approved ...wire.Class) (*Disk, error) {
 	d, err := open(plan.Path)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.check(plan, approved); err != nil {
+	if err := d.Check(plan, key, approved...); err != nil {
 		d.f.Close()
 		return nil, err
 	}
 	return d, nil
+}
+
+// Check reads again, from the descriptor, who the disk is and what it holds, and
+// compares as Open did: minutes may have passed since.
+func (d *Disk) Check(plan wire.DiskID, key ed25519.PublicKey, approved ...wire.Class) error {
+	if err := d.identify(); err != nil {
+		return err
+	}
+	return Check(d, Facts{ID: d.id, Key: key, Lock: lock(d.f)}, plan, approved)
 }
 
 func open(path string) (*Disk, error) {
@@ -76,10 +88,6 @@ func open(path string) (*Disk, error) {
 		return nil, refuse("try another disk", "the disk %s can't be opened: %v", path, err)
 	}
 	d := &Disk{f: os.NewFile(uintptr(fd), path)}
-	if err := d.identify(); err != nil {
-		d.f.Close()
-		return nil, err
-	}
 	return d, nil
 }
 
@@ -105,25 +113,28 @@ func (d *Disk) identify() error {
 	return nil
 }
 
-func (d *Disk) check(plan wire.DiskID, approved []wire.Class) error {
+// Check says why the opened disk r, of which facts are known, is not the one that
+// a plan names, or holds what was not approved. It is a part of Open.
+func Check(r io.ReaderAt, facts Facts, plan wire.DiskID, approved []wire.Class) error {
+	id := facts.ID
 	var diff []string
 	differ := func(what, was, is string) {
 		if was != is {
 			diff = append(diff, fmt.Sprintf("its %s is %s, not %s", what, orNone(is), orNone(was)))
 		}
 	}
-	differ("serial number", plan.Serial, d.id.Serial)
-	differ("WWN", plan.WWN, d.id.WWN)
-	differ("model", plan.Model, d.id.Model)
-	differ("size", strconv.FormatInt(plan.Bytes, 10), strconv.FormatInt(d.id.Bytes, 10))
-	differ("block size", strconv.Itoa(plan.LogicalBlock), strconv.Itoa(d.id.LogicalBlock))
+	differ("serial number", plan.Serial, id.Serial)
+	differ("WWN", plan.WWN, id.WWN)
+	differ("model", plan.Model, id.Model)
+	differ("size", strconv.FormatInt(plan.Bytes, 10), strconv.FormatInt(id.Bytes, 10))
+	differ("block size", strconv.Itoa(plan.LogicalBlock), strconv.Itoa(id.LogicalBlock))
 	if len(diff) > 0 {
 		return refuse(again, "%s is not the disk that was approved: %s", plan.Path, strings.Join(diff, ", "))
 	}
-	if d.id.LogicalBlock < 512 || d.id.LogicalBlock > align || align%d.id.LogicalBlock != 0 {
-		return refuse("try another disk", "%s has blocks of %d bytes", plan.Path, d.id.LogicalBlock)
+	if id.LogicalBlock < 512 || id.LogicalBlock > align || align%id.LogicalBlock != 0 {
+		return refuse("try another disk", "%s has blocks of %d bytes", plan.Path, id.LogicalBlock)
 	}
-	if class, found := Classify(d, d.id.Bytes); !slices.Contains(approved, class) {
+	if class, found := Classify(r, id.Bytes, facts); !slices.Contains(approved, class) {
 		return refuse("a coordinator must look at this disk and approve it again",
 			"%s was approved as %v, but holds %q now%s", plan.Path, approved, class, list(found))
 	}
@@ -274,15 +285,15 @@ func ioctl64(fd int, req uint) (uint64, error) {
 // unreadable: a dying one can hold a read in the kernel for minutes.
 const inspectTime = 90 * time.Second
 
-// Inspect classifies the disk at path without writing and without claiming it.
-func Inspect(ctx context.Context, path string) (wire.Class, []string) {
+// Inspect classifies the disk at id.Path without writing and without claiming it.
+func Inspect(ctx context.Context, id wire.DiskID, key ed25519.PublicKey) (wire.Class, []string) {
 	type answer struct {
 		class wire.Class
 		found []string
 	}
 	done := make(chan answer, 1)
 	go func() {
-		class, found := inspect(path)
+		class, found := inspect(id, key)
 		done <- answer{class, found}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, inspectTime)
@@ -295,8 +306,8 @@ func Inspect(ctx context.Context, path string) (wire.Class, []string) {
 	}
 }
 
-func inspect(path string) (wire.Class, []string) {
-	f, err := os.Open(path)
+func inspect(id wire.DiskID, key ed25519.PublicKey) (wire.Class, []string) {
+	f, err := os.Open(id.Path)
 	if err != nil {
 		return wire.ClassUnreadable, nil
 	}
@@ -305,5 +316,5 @@ func inspect(path string) (wire.Class, []string) {
 	if err != nil {
 		return wire.ClassUnreadable, nil
 	}
-	return Classify(f, int64(size))
+	return Classify(f, int64(size), Facts{ID: id, Key: key, Lock: lock(f)})
 }

@@ -91,7 +91,7 @@ func TestOpenRefuses(t *testing.T) {
 			if c.as == nil {
 				c.as = []wire.Class{wire.ClassBlank}
 			}
-			d, err := Open(c.id, c.as...)
+			d, err := Open(c.id, nil, c.as...)
 			if err == nil {
 				d.Close()
 				t.Fatal("it was opened")
@@ -133,7 +133,7 @@ func TestReadWriteZero(t *testing.T) {
 	for _, block := range []string{"512", "4096"} {
 		for _, byWriting := range []bool{false, true} {
 			id, file := loop(t, 24<<20, "--sector-size", block)
-			d, err := Open(id, wire.ClassBlank)
+			d, err := Open(id, nil, wire.ClassBlank)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -190,13 +190,13 @@ func second(_ int, err error) error { return err }
 
 func TestInspect(t *testing.T) {
 	id, _ := loop(t, 8<<20)
-	if class, found := Inspect(t.Context(), id.Path); class != wire.ClassBlank || len(found) > 0 {
+	if class, found := Inspect(t.Context(), id, nil); class != wire.ClassBlank || len(found) > 0 {
 		t.Errorf("%s %v", class, found)
 	}
-	if class, _ := Inspect(t.Context(), "/dev/gone"); class != wire.ClassUnreadable {
+	if class, _ := Inspect(t.Context(), wire.DiskID{Path: "/dev/gone"}, nil); class != wire.ClassUnreadable {
 		t.Error(class)
 	}
-	if class, _ := Inspect(t.Context(), "/dev/zero"); class != wire.ClassUnreadable {
+	if class, _ := Inspect(t.Context(), wire.DiskID{Path: "/dev/zero"}, nil); class != wire.ClassUnreadable {
 		t.Error(class)
 	}
 }

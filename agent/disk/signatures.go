@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 
 	"refurb/images"
 )
@@ -19,8 +20,9 @@ type mark struct {
 // marks are the formats with a pattern at a fixed place. Sources: the kernel's
 // headers of each file system (magic numbers), Microsoft's exFAT and BitLocker
 // descriptions, LUKS1 and LUKS2 on-disk formats, Apple File System Reference
-// (2020), TN1150 for HFS+, SNIA DDF 2.0 §4.2 (anchor in the last block), and
-// mdadm's super-intel.c for Intel's metadata (last sector but one).
+// (2020), TN1150 for HFS+, SNIA DDF 2.0 §4.2 (anchor in the last block), mdadm's
+// super-intel.c for Intel's metadata (last sector but one), and libfvde's
+// description of Core Storage, which FileVault 2 is made on.
 var marks = []mark{
 	{"ntfs", 3, "NTFS    "},
 	{"bitlocker", 3, "-FVE-FS-"},
@@ -77,6 +79,9 @@ var marks = []mark{
 	{"intel raid", -8192, "Intel Raid ISM Cfg Sig. "},
 }
 
+// ciphers are the names of formats that hide what they hold.
+var ciphers = map[string]bool{"luks": true, "bitlocker": true, "encrypted apfs": true, "core storage": true}
+
 // window is a piece of a region that was read: b lies at offset at of it.
 type window struct {
 	at int64
@@ -110,6 +115,15 @@ func probeWindow(w window, size int64, found map[string]bool) {
 	if w.has((size/512-16)&^7*512, "\xfc\x4e\x2b\xa9") {
 		found["md"] = true
 	}
+	// A container of APFS whose superblock names a keybag has encrypted volumes
+	// (nx_magic at 32, nx_keylocker's number of blocks at 1304).
+	if w.has(32, "NXSB") && w.at == 0 && len(w.b) >= 1312 && !images.Zero(w.b[1304:1312]) {
+		found["encrypted apfs"] = true
+	}
+	// Core Storage: version 1, block type 16, and the signature behind them.
+	if w.has(88, "CS") && w.has(8, "\x01\x00\x10\x00") {
+		found["core storage"] = true
+	}
 	probeZFS(w, size, found)
 }
 
@@ -134,11 +148,15 @@ type span struct{ from, to int64 }
 
 const maxPartitions = 256
 
+// espType is C12A7328-F81F-11D2-BA4B-00A0C93EC93B as it stands on disk.
+const espType = "\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b"
+
 // tables finds GPT and MBR partition tables. structure gets the byte ranges
-// that the tables themselves fill, parts the partitions. read fetches exact
-// bytes of the disk; what it can't read is simply not a table here, the caller
-// notices read errors elsewhere.
-func tables(size int64, read func(off int64, n int) []byte, found map[string]bool) (structure, parts []span) {
+// that the tables themselves fill, parts the partitions, and esps those of a
+// GPT that are EFI system partitions. read fetches exact bytes of the disk; what
+// it can't read is simply not a table here, the caller notices read errors
+// elsewhere.
+func tables(size int64, read func(off int64, n int) []byte, found map[string]bool) (structure, parts, esps []span) {
 	for _, block := range []int64{512, 4096} {
 		for _, lba := range []int64{1, size/block - 1} {
 			if lba < 1 {
@@ -149,8 +167,13 @@ func tables(size int64, read func(off int64, n int) []byte, found map[string]boo
 				continue
 			}
 			found["gpt"] = true
-			s, p := gptRanges(h, lba, block, size, read)
+			s, p, e := gptRanges(h, lba, block, size, read)
 			structure, parts = append(structure, s...), append(parts, p...)
+			for _, p := range e { // the backup table names them again
+				if !slices.Contains(esps, p) {
+					esps = append(esps, p)
+				}
+			}
 		}
 	}
 	sector := read(0, 512)
@@ -168,16 +191,16 @@ func tables(size int64, read func(off int64, n int) []byte, found map[string]boo
 			}
 		}
 	}
-	return structure, parts
+	return structure, parts, esps
 }
 
 // gptRanges reads one GPT (UEFI 2.10 §5.3). Only a header and an array whose
 // checksums hold count as structure: damaged ones may be anything.
-func gptRanges(h []byte, lba, block, size int64, read func(int64, int) []byte) (structure, parts []span) {
+func gptRanges(h []byte, lba, block, size int64, read func(int64, int) []byte) (structure, parts, esps []span) {
 	le := binary.LittleEndian
 	n := int64(le.Uint32(h[12:]))
 	if n < 92 || n > 512 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	sum := le.Uint32(h[16:])
 	check := bytes.Clone(h[:n])
@@ -185,12 +208,12 @@ func gptRanges(h []byte, lba, block, size int64, read func(int64, int) []byte) (
 	entryLBA, count, each := le.Uint64(h[72:]), int64(le.Uint32(h[80:])), int64(le.Uint32(h[84:]))
 	if crc(check) != sum || int64(le.Uint64(h[24:])) != lba || each < 128 || each > 4096 || count > 1024 ||
 		entryLBA > uint64(size/block) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	at := int64(entryLBA) * block
 	array := read(at, int(count*each))
 	if int64(len(array)) != count*each || crc(array) != le.Uint32(h[88:]) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	structure = append(structure, span{lba * block, lba*block + n}, span{at, at + count*each})
 	for i := int64(0); i < count && len(parts) < maxPartitions; i++ {
@@ -202,9 +225,13 @@ func gptRanges(h []byte, lba, block, size int64, read func(int64, int) []byte) (
 		if first > last || last >= uint64(size/block) {
 			continue
 		}
-		parts = append(parts, span{int64(first) * block, int64(last+1) * block})
+		p := span{int64(first) * block, int64(last+1) * block}
+		parts = append(parts, p)
+		if string(e[:16]) == espType {
+			esps = append(esps, p)
+		}
 	}
-	return structure, parts
+	return structure, parts, esps
 }
 
 type mbrEntry struct {

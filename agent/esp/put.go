@@ -303,13 +303,17 @@ func (d *draft) change(pos, n int64, f func(b []byte)) {
 		}
 		b = append(b, page...)
 	}
+	was := bytes.Clone(b)
 	f(b[d.v.at+pos-from*d.block:][:n])
 	if d.dirty == nil {
 		d.dirty = map[int64]bool{}
 	}
 	for p := from; p < to; p++ {
-		d.pages[p] = b[(p-from)*d.block:][:d.block]
-		d.dirty[p] = true
+		i := (p - from) * d.block
+		d.pages[p] = b[i : i+d.block : i+d.block]
+		if !bytes.Equal(b[i:i+d.block], was[i:i+d.block]) {
+			d.dirty[p] = true
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ func BenchmarkDisk(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		d, err := disk.Open(id, wire.ClassBlank, wire.ClassData, wire.ClassStructured)
+		d, err := disk.Open(id, nil, wire.ClassBlank, wire.ClassData, wire.ClassStructured)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"refurb/agent/disk"
 	"refurb/agent/exchange"
 	"refurb/agent/finish"
 	"refurb/agent/wire"
@@ -59,10 +60,14 @@ type Job struct {
 	Found      []bool            // what the function Found gave, for the same disk
 	Rotational bool              // the disk has a head that moves
 	Slots      map[string][]byte // content for the image's slots, by name; others stay as they are
+	Birth      []byte            // the record for the EFI system partition; nil: none
 
 	// Started is called just before the first write, Verifying when all is
 	// written and synced. An error stops the job.
 	Started, Verifying func(context.Context) error
+	// Sealing, if there is one, is called when all was read back and only that
+	// is missing which makes the disk start. An error stops the job.
+	Sealing func(context.Context) error
 
 	flushBytes int64 // for tests; 0: 256 MiB
 }
@@ -101,6 +106,9 @@ type writer struct {
 	pool   pool
 
 	writeTime, readTime time.Duration
+
+	birth    string // SHA-256 of the record that is on the disk
+	warnings []string
 }
 
 // run is the whole story.
@@ -138,8 +146,16 @@ func (w *writer) run(ctx context.Context) error {
 	w.readTime = time.Since(start)
 
 	w.meter.phase.Store(wire.PhaseFinishing)
+	if err := w.putBirth(); err != nil {
+		return err
+	}
 	if err := w.fillSlots(); err != nil {
 		return err
+	}
+	if w.Sealing != nil {
+		if err := w.Sealing(ctx); err != nil {
+			return err
+		}
 	}
 	if err := w.seal(ctx); err != nil {
 		return w.unseal(err)
@@ -184,7 +200,7 @@ func (w *writer) outcome(err error) (wire.Outcome, *finish.Table) {
 		}
 	}
 	if err == nil {
-		o.Finish = w.table.Notes
+		o.Finish, o.Birth, o.Warnings = w.table.Notes, w.birth, w.warnings
 		return o, w.table
 	}
 	o.Result, o.Phase, o.Cause = wire.Failed, phase, strings.ReplaceAll(err.Error(), "\n", ", ")
@@ -193,6 +209,8 @@ func (w *writer) outcome(err error) (wire.Outcome, *finish.Table) {
 		o.Next = f.Next
 	} else if e, ok := errors.AsType[*wire.Error](err); ok { // what the appliance said to one of the callers' functions
 		o.Cause, o.Next = e.Message, e.Next
+	} else if r, ok := errors.AsType[*disk.Refusal](err); ok {
+		o.Cause, o.Next = r.Message, r.Next
 	}
 	return o, nil
 }

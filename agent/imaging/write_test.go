@@ -62,7 +62,7 @@ func TestLoopDevice(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d, err := disk.Open(id, wire.ClassBlank)
+			d, err := disk.Open(id, nil, wire.ClassBlank)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +100,7 @@ func TestLoopDevice(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer unix.Close(fd)
-			if _, err := disk.Open(id, wire.ClassData); err == nil || !strings.Contains(err.Error(), "in use") {
+			if _, err := disk.Open(id, nil, wire.ClassData); err == nil || !strings.Contains(err.Error(), "in use") {
 				t.Fatalf("a disk in use was opened: %v", err)
 			}
 		})
