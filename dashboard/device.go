@@ -90,7 +90,9 @@ func (d *Dashboard) devices(c echo.Context) error {
 // DevicePage is a device and its history.
 type DevicePage struct {
 	Detail
-	Story []StoryLine
+	Story    []StoryLine
+	Papers   []paperLink
+	NoPapers bool // its history is damaged
 }
 
 // look collects what the page of one device shows.
@@ -110,6 +112,11 @@ func (d *Dashboard) look(c echo.Context) (DevicePage, error) {
 		return p, err
 	}
 	p.Story = storyOf(events, people)
+	if p.Papers, err = d.papersOf(ctx, v.ID); err != nil {
+		// The page is needed at the bench all the same.
+		d.cfg.Log.Error("papers", "device", v.Number, "err", err)
+		p.NoPapers = true
+	}
 	if p.Lead && p.CanAsk {
 		images, err := d.cfg.Images.List(ctx)
 		if err != nil {
@@ -137,7 +144,7 @@ func (d *Dashboard) deviceStream(c echo.Context) error {
 		return echo.ErrNotFound
 	}
 	w := d.langs.of(c.Request())
-	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-in", "device-log"}
+	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-in", "device-log", "device-papers"}
 	seen := map[string]string{}
 	return d.follow(c, func(u *workshop.Update) (string, error) {
 		if u != nil && !touches(u, id) {

@@ -108,8 +108,9 @@ func (d *Dashboard) lots(c echo.Context) error {
 // LotPage is one lot and its devices.
 type LotPage struct {
 	LotLine
-	Lead bool
-	Devs []DeviceLine
+	Lead   bool
+	Devs   []DeviceLine
+	Papers bool
 }
 
 func (d *Dashboard) lot(c echo.Context) error {
@@ -121,7 +122,7 @@ func (d *Dashboard) lot(c echo.Context) error {
 		if l.ID != c.Param("id") {
 			continue
 		}
-		body := LotPage{LotLine: l, Lead: can(c, Lead)}
+		body := LotPage{LotLine: l, Lead: can(c, Lead), Papers: d.cfg.Papers != nil}
 		for _, dv := range v.Devices {
 			if dv.Lot == l.ID {
 				body.Devs = append(body.Devs, DeviceLine{cardOf(dv), dv.State, "", serialOf(dv)})

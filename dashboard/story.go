@@ -39,6 +39,8 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 			l.Tone, l.Icon, l.What = toneIdle, "search", Say{ID: "story.report"}
 		case "device_created":
 			l.Tone, l.Icon, l.What = toneIdle, "plus", Say{ID: "story.device_created"}
+		case "lot_joined":
+			l.Tone, l.Icon, l.What = toneIdle, "plus", Say{ID: "story.lot_joined"}
 		case "hold":
 			l.Tone, l.Icon, l.What = toneHold, "hand", Say{ID: "story.hold"}
 		case "image_again":

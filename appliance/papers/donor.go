@@ -191,18 +191,13 @@ func donorLine(f facts, key ed25519.PrivateKey, c *Counts, months map[string]int
 		if p.no != nil {
 			continue
 		}
-		ref := PaperRef{Kind: p.kind, ID: p.id, SHA256: hashOf(p.file)}
 		switch v := p.content.(type) {
-		case *NoStoragePaper:
-			ref.Result = "0 data-bearing devices"
 		case *ErasurePaper:
-			ref.Result = string(v.Result)
 			results[mediumKey(v.Medium.DiskID)] = v.Result
 		case *ImagingPaper:
-			ref.Result = string(v.Result)
 			d.refurbished = v.Result == ReadBack
 		}
-		d.Papers = append(d.Papers, ref)
+		d.Papers = append(d.Papers, PaperRef{Kind: p.kind, ID: p.id, SHA256: hashOf(p.file), Result: resultOf(p.content)})
 	}
 	media, err := firstSeen(f)
 	if err != nil {
@@ -366,7 +361,7 @@ func (p *DonorPaper) table() section {
 	for _, l := range p.Lines {
 		var refs []string
 		for _, r := range l.Papers {
-			refs = append(refs, string(r.Kind)+": "+r.Result+" · "+r.SHA256)
+			refs = append(refs, string(r.Kind)+": "+stateText(r.Result)+" · "+r.SHA256)
 		}
 		s.Rows = append(s.Rows, []cell{
 			{Text: strconv.Itoa(l.Device.Number)}, {Text: l.Device.name()}, {Text: or(l.Device.serial(), "none"), Code: true},

@@ -35,7 +35,7 @@ type Paper struct {
 	ID     string
 	Time   time.Time // of the newest line that it rests on
 	SHA256 string    // of its JSON file
-	Result string    // what it says at its head
+	Result string    // "none", a wire.ErasureResult, an Installed, or empty
 	// Refused says why there is none yet, or can't be; nil: there is one.
 	Refused *workshop.Refusal
 }
@@ -123,6 +123,18 @@ func of(f facts, key ed25519.PrivateKey) ([]made, error) {
 	return all, nil
 }
 
+func resultOf(c content) string {
+	switch c := c.(type) {
+	case *NoStoragePaper:
+		return "none"
+	case *ErasurePaper:
+		return string(c.Result)
+	case *ImagingPaper:
+		return string(c.Result)
+	}
+	return ""
+}
+
 func basisIf[P *ErasurePaper | *ImagingPaper](p P) Basis {
 	switch v := any(p).(type) {
 	case *ErasurePaper:
@@ -202,7 +214,7 @@ func (o *Office) List(ctx context.Context, device string) ([]Paper, error) {
 	for _, m := range all {
 		p := Paper{Kind: m.kind, ID: m.id, Time: m.basis.Time, Refused: m.no}
 		if m.no == nil {
-			p.SHA256, p.Result = hashOf(m.file), m.face().Verdict
+			p.SHA256, p.Result = hashOf(m.file), resultOf(m.content)
 		}
 		list = append(list, p)
 	}

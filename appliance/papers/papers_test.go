@@ -529,7 +529,7 @@ func TestList(t *testing.T) {
 		return l
 	}
 	l := look("DEV2")
-	if len(l) != 2 || l[0].Kind != NoStorage || l[0].Refused == nil || l[1].Kind != Erasure || l[1].Result != "Erased" || l[1].SHA256 != hashOf(write(t, o, Erasure, "JOB2", JSON)) || l[1].Time.IsZero() {
+	if len(l) != 2 || l[0].Kind != NoStorage || l[0].Refused == nil || l[1].Kind != Erasure || l[1].Result != "erased" || l[1].SHA256 != hashOf(write(t, o, Erasure, "JOB2", JSON)) || l[1].Time.IsZero() {
 		t.Errorf("%+v", l)
 	}
 	// What is kept is good until the history grows.

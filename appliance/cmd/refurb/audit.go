@@ -17,11 +17,12 @@ import (
 
 	"refurb/appliance"
 	"refurb/appliance/audit"
+	"refurb/appliance/papers"
 )
 
 type auditCmd struct {
 	Export       auditExportCmd     `cmd:"" help:"Write one device's audit log."`
-	Verify       auditVerifyCmd     `cmd:"" help:"Check an exported log or checkpoints, on any machine; names the first bad line."`
+	Verify       auditVerifyCmd     `cmd:"" help:"Check an exported log, checkpoints or papers, on any machine; names the first bad line."`
 	Checkpoint   auditCheckpointCmd `cmd:"" help:"Sign where all histories stand, to be published."`
 	Key          auditKeyCmd        `cmd:"" help:"Print the public key that proves this appliance's exports."`
 	Doctor       auditDoctorCmd     `cmd:"" help:"Look at everything that is written down, and say what is wrong."`
@@ -93,7 +94,7 @@ func output(path string, write func(io.Writer) error) (err error) {
 }
 
 type auditVerifyCmd struct {
-	Files      []string `arg:"" help:"An export in JSON Lines, or checkpoints." type:"existingfile"`
+	Files      []string `arg:"" help:"An export in JSON Lines, checkpoints, or papers (HTML or JSON)." type:"existingfile"`
 	Key        []string `help:"Public key that must have signed, as 'refurb audit key' prints it, or a file with it; a former one too, if the key has changed." placeholder:"KEY"`
 	Checkpoint string   `help:"A checkpoint that was published, which must cover the export." type:"existingfile"`
 }
@@ -114,6 +115,13 @@ func (c *auditVerifyCmd) Run() error {
 		return err
 	} else if bytes.HasPrefix(b, []byte("refurb/")) {
 		return verifyCheckpoints(c.Files, keys)
+	} else if papers.Is(b) {
+		for _, f := range c.Files {
+			if err := verifyPapers(f, keys); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	if len(c.Files) > 1 {
 		return errors.New("verify one export at a time")

@@ -15,6 +15,7 @@ import (
 
 	"refurb/appliance"
 	"refurb/appliance/audit"
+	"refurb/appliance/papers"
 	"refurb/appliance/store"
 	"refurb/appliance/workshop"
 	"refurb/dashboard"
@@ -37,6 +38,7 @@ func newDashboard(ctx context.Context, a *appliance.Appliance, log *slog.Logger)
 	}
 	return dashboard.New(dashboard.Config{
 		Registry: a.Registry, Users: users, Images: shelf{a.Depot}, History: history{a},
+		Papers:   drawer{papers.New(evidence{a.Store}, a.Keys.Signing)},
 		Sessions: a.Store.Sessions(), Code: code, Log: log,
 	})
 }
