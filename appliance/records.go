@@ -8,12 +8,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"refurb/appliance/audit"
 	"refurb/appliance/store"
@@ -28,7 +31,7 @@ type Records struct {
 
 	data string
 	key  ed25519.PrivateKey
-	mu   sync.Mutex // one checkpoint at a time
+	mu   sync.Mutex // with begin: one checkpoint at a time
 }
 
 // kinds of lines in the house's own history.
@@ -244,11 +247,33 @@ func (r *Records) Check(ctx context.Context) error {
 	return err
 }
 
+// begin keeps others from making a checkpoint, in this process and in commands
+// beside it.
+func (r *Records) begin() (end func(), err error) {
+	r.mu.Lock()
+	if err := os.MkdirAll(r.Checkpoints.Dir, 0o700); err != nil {
+		r.mu.Unlock()
+		return nil, fmt.Errorf("checkpoints: %w", err)
+	}
+	f, err := os.Open(r.Checkpoints.Dir)
+	if err == nil {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		r.mu.Unlock()
+		return nil, fmt.Errorf("checkpoints: %w", err)
+	}
+	return func() { f.Close(); r.mu.Unlock() }, nil
+}
+
 // Checkpoint looks at everything and signs where all histories stand. If none
 // has changed since the newest checkpoint, that one is given, and false.
 func (r *Records) Checkpoint(ctx context.Context, actor string) (audit.Kept, bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	end, err := r.begin()
+	if err != nil {
+		return audit.Kept{}, false, err
+	}
+	defer end()
 	if err := r.Check(ctx); err != nil {
 		return audit.Kept{}, false, fmt.Errorf("no checkpoint was made: %w", err)
 	}
@@ -266,7 +291,7 @@ func (r *Records) Checkpoint(ctx context.Context, actor string) (audit.Kept, boo
 	if len(all) > 0 {
 		last := all[len(all)-1]
 		same, err := r.unchanged(ctx, all, last, heads)
-		if err != nil || same {
+		if err != nil || same && last.NextKey == nil { // a new key signs where it begins
 			return last, false, err
 		}
 	}
@@ -345,8 +370,11 @@ func (r *Records) Proof(device string, number int64) (*audit.Proof, error) {
 // wrong is written into its history with the reason, and the checkpoint that
 // follows says in public that histories are broken.
 func (r *Records) AcceptDamage(ctx context.Context, actor, reason string) ([]store.Damage, audit.Kept, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	end, err := r.begin()
+	if err != nil {
+		return nil, audit.Kept{}, err
+	}
+	defer end()
 	found, err := r.Examine(ctx)
 	if err != nil {
 		return nil, audit.Kept{}, err

@@ -88,6 +88,11 @@ func handOn(ctx context.Context, data, actor string, old *Keys) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	end, err := r.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
 	if err := r.Check(ctx); err != nil {
 		return fmt.Errorf("the key was not changed: %w", err)
 	}

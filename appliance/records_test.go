@@ -1,0 +1,624 @@
+package appliance
+
+import (
+	"crypto/ed25519"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"refurb/appliance/audit"
+	"refurb/appliance/workshop"
+	"refurb/images"
+	"refurb/images/depot"
+)
+
+// records opens those of a folder and looks at them, as the appliance does.
+func records(t *testing.T, data string) (*Records, error) {
+	t.Helper()
+	keys, err := LoadKeys(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := OpenRecords(data, keys)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { r.Close() })
+	return r, r.Check(t.Context())
+}
+
+func write(t *testing.T, r *Records, device string, lines int) {
+	t.Helper()
+	for i := range lines {
+		doc := fmt.Appendf(nil, `{"of":%q,"number":%d,"at":%d}`, device, i, time.Now().UnixNano())
+		c := workshop.Change{
+			Events:    []workshop.Event{{Time: time.Now().UTC(), Device: device, Kind: "report", Actor: "agent", Evidence: hashOf(doc)}},
+			Documents: []workshop.Document{{Hash: hashOf(doc), JSON: doc}},
+		}
+		if err := r.Commit(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// kept is a data folder with two devices, a checkpoint, and more lines since.
+func kept(t *testing.T) (data string) {
+	t.Helper()
+	data = t.TempDir()
+	r, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, r, "A", 3)
+	write(t, r, "B", 5)
+	if _, fresh, err := r.Checkpoint(t.Context(), "u"); err != nil || !fresh {
+		t.Fatal(fresh, err)
+	}
+	write(t, r, "B", 2)
+	write(t, r, "C", 1)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// outside does what somebody with a SQLite shell would.
+func outside(t *testing.T, data, query string) {
+	t.Helper()
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(data, recordsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(query); err != nil {
+		t.Fatal(err)
+	}
+	// All of it in one file, so that tests may cut it.
+	if _, err := db.Exec("PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const open = `DROP TRIGGER events_keep; DROP TRIGGER events_stay; DROP TRIGGER chains_grow; DROP TRIGGER chains_stay; DROP TRIGGER documents_keep; DROP TRIGGER documents_stay; `
+
+// shut makes the triggers again, as a careful forger would.
+func shut(t *testing.T, data string) {
+	t.Helper()
+	s, err := OpenStore(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Mend(t.Context()), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// rewrite gives a device a history of n lines that holds together by itself.
+func rewrite(t *testing.T, data, device string, n int) {
+	t.Helper()
+	outside(t, data, open+fmt.Sprintf("DELETE FROM events WHERE device = '%s'; DELETE FROM chains WHERE device = '%[1]s'", device))
+	shut(t, data)
+	r, _ := records(t, data)
+	write(t, r, device, n)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whatever is done to the records while the appliance is off is noticed when it
+// starts, and can be accepted, once, in the open; or it can't and says so.
+func TestDamageIsNoticedAtStart(t *testing.T) {
+	edit := func(query string) func(*testing.T, string) {
+		return func(t *testing.T, data string) { outside(t, data, query) }
+	}
+	both := func(query string) func(*testing.T, string) {
+		return func(t *testing.T, data string) { outside(t, data, open+query); shut(t, data) }
+	}
+	point := func(data, ext string) string { return filepath.Join(data, "checkpoints", "000001"+ext) }
+	for _, c := range []struct {
+		name  string
+		do    func(t *testing.T, data string)
+		says  string // empty: nothing is wrong
+		final bool   // only a restore helps
+	}{
+		{"nothing", func(*testing.T, string) {}, "", false},
+		{"a trigger less", edit("DROP TRIGGER events_keep"), "trigger events_keep is missing", false},
+		{"a line edited", both("UPDATE events SET line = replace(line, 'agent', 'Agent') WHERE device = 'B' AND seq = 7"), "device B is damaged: line 7 was changed", false},
+		{"a line gone", both("DELETE FROM events WHERE device = 'B' AND seq = 2"), "device B is damaged: line 2 is missing", false},
+		{"the end gone", both("DELETE FROM events WHERE device = 'B' AND seq > 5"), "line 6 is missing at the end", false},
+		{"a document edited", both("UPDATE documents SET json = 'x' WHERE CAST(json AS TEXT) LIKE '%\"A\"%'"), "was changed", false},
+		{"a document gone", both("DELETE FROM documents WHERE CAST(json AS TEXT) LIKE '%\"C\"%'"), "is missing", false},
+		{"a history rewritten, as long as before", func(t *testing.T, data string) { rewrite(t, data, "B", 7) }, "the history of device B up to line 5 is another one than checkpoint 1", false},
+		{"a history rewritten, longer", func(t *testing.T, data string) { rewrite(t, data, "A", 9) }, "the history of device A up to line 3 is another one", false},
+		{"a history rewritten, shorter", func(t *testing.T, data string) { rewrite(t, data, "A", 2) }, "the history of device A ends at line 2, and checkpoint 1", false},
+		{"a history gone without a trace", both("DELETE FROM events WHERE device = 'A'; DELETE FROM chains WHERE device = 'A'"), "the history of device A is gone", false},
+		{"all histories gone", both("DELETE FROM events; DELETE FROM chains"), "the history of device A is gone", false},
+		{"the file gone", func(t *testing.T, data string) { os.Remove(filepath.Join(data, recordsFile)) }, "the history of device A is gone", false},
+		{"the file emptied", func(t *testing.T, data string) { os.Truncate(filepath.Join(data, recordsFile), 0) }, "the history of device A is gone", false},
+		{"the file cut", func(t *testing.T, data string) {
+			outside(t, data, "SELECT 1")
+			st, err := os.Stat(filepath.Join(data, recordsFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			os.Truncate(filepath.Join(data, recordsFile), st.Size()-8192)
+		}, "the file of records is damaged", true},
+		{"a table gone", edit("DROP TABLE documents"), "table documents is missing", true},
+		{"the checkpoint gone", func(t *testing.T, data string) { os.Remove(point(data, ".note")) }, "checkpoint 1 of", false},
+		{"all checkpoints gone", func(t *testing.T, data string) { os.RemoveAll(filepath.Join(data, "checkpoints")) }, "checkpoint 1 of", false},
+		{"the checkpoint edited", func(t *testing.T, data string) { os.WriteFile(point(data, ".note"), []byte("refurb/x\n"), 0o600) }, "the folder checkpoints was changed", false},
+		{"its heads gone", func(t *testing.T, data string) { os.Remove(point(data, ".heads")) }, "the folder checkpoints was changed", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			data := kept(t)
+			c.do(t, data)
+			r, err := records(t, data)
+			if c.says == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := AcceptDamage(t.Context(), data, "console", "x"); err == nil {
+					t.Fatal("nothing was accepted")
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "refurb restore") {
+				t.Fatalf("%v doesn't say %q and what to do", err, c.says)
+			}
+			if r != nil {
+				if _, _, err := r.Checkpoint(t.Context(), "u"); err == nil {
+					t.Error("a checkpoint was made of it")
+				}
+				r.Close()
+			}
+			if _, err := Open(t.Context(), Config{Data: data}, slog.New(slog.DiscardHandler)); err == nil {
+				t.Error("the appliance works with it")
+			}
+			found, k, err := AcceptDamage(t.Context(), data, "console", "the disk broke")
+			if c.final {
+				if err == nil {
+					t.Fatal("a broken file was accepted")
+				}
+				return
+			}
+			if err != nil || len(found) == 0 {
+				t.Fatal(err)
+			}
+			// Now the house goes on, and what it does is proven as ever.
+			r, err = records(t, data)
+			if err != nil {
+				t.Fatalf("accepted, and yet %v", err)
+			}
+			if k.Number != 2 || c.name != "a trigger less" && k.Broken == 0 || k.Origin != audit.Origin(r.key.Public().(ed25519.PublicKey)) {
+				t.Errorf("%+v", k.Checkpoint)
+			}
+			events, err := r.house(t.Context())
+			if err != nil || !slices.ContainsFunc(events, func(e workshop.Event) bool { return e.Kind == kindAccepted && e.Reason == "the disk broke" }) {
+				t.Error("the history of the house doesn't tell of it", err)
+			}
+			write(t, r, "D", 2)
+			if _, fresh, err := r.Checkpoint(t.Context(), "u"); err != nil || !fresh {
+				t.Fatal(fresh, err)
+			}
+			// What is done later is new damage.
+			outside(t, data, open+"UPDATE events SET line = replace(line, 'agent', 'AGENT') WHERE device = 'D' AND seq = 1")
+			shut(t, data)
+			if _, err := records(t, data); err == nil || !strings.Contains(err.Error(), "device D is damaged: line 1") {
+				t.Errorf("new damage: %v", err)
+			}
+		})
+	}
+}
+
+func TestCheckpointOnlyOfChanges(t *testing.T) {
+	data := t.TempDir()
+	r, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	make := func(want bool, number int64) {
+		t.Helper()
+		k, fresh, err := r.Checkpoint(t.Context(), "u")
+		if err != nil || fresh != want || k.Number != number {
+			t.Fatalf("%d %v %v, want %d %v", k.Number, fresh, err, number, want)
+		}
+	}
+	make(false, 0)
+	write(t, r, "A", 1)
+	make(true, 1)
+	make(false, 1)
+	make(false, 1)
+	write(t, r, "", 1)
+	make(true, 2)
+	write(t, r, "A", 1)
+	make(true, 3)
+	make(false, 3)
+}
+
+// The server and a command beside it make checkpoints at once.
+func TestTwoCheckpointers(t *testing.T) {
+	data := kept(t)
+	a, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i, r := range []*Records{a, b} {
+		wg.Go(func() {
+			for n := range 5 {
+				write(t, r, fmt.Sprint("X", i), 1)
+				if _, _, err := r.Checkpoint(t.Context(), "u"); err != nil {
+					t.Error(n, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := records(t, data); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBackupAndRestore(t *testing.T) {
+	data := kept(t)
+	r, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sticks := t.TempDir()
+	// An old one, then more work and a checkpoint, then one with keys while
+	// somebody writes.
+	old, err := r.Backup(t.Context(), sticks, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, r, "B", 3)
+	if _, _, err := r.Checkpoint(t.Context(), "u"); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				write(t, r, fmt.Sprint("W", i%9), 1)
+				if i%20 == 19 {
+					if _, _, err := r.Checkpoint(t.Context(), "u"); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		}
+	})
+	full, err := r.Backup(t.Context(), filepath.Join(sticks, "full"), true)
+	close(stop)
+	wg.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{old, full} {
+		if st, err := os.Stat(f); err != nil || st.Mode().Perm() != 0o600 {
+			t.Error(st.Mode(), err)
+		}
+	}
+	if _, err := r.Backup(t.Context(), full, false); err == nil {
+		t.Error("a backup was overwritten")
+	}
+	if _, err := Restore(t.Context(), t.TempDir(), old); err == nil || !strings.Contains(err.Error(), "without keys") {
+		t.Errorf("restored without keys: %v", err)
+	}
+
+	t.Run("on another machine", func(t *testing.T) {
+		other := t.TempDir()
+		done, err := Restore(t.Context(), other, full)
+		if err != nil || len(done.Found) > 0 || !done.Keys || done.Aside != "" {
+			t.Fatalf("%+v %v", done, err)
+		}
+		again, err := records(t, other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !again.key.Equal(r.key) {
+			t.Error("another key")
+		}
+		lines, err := again.Lines(t.Context(), "B")
+		if err != nil || len(lines) != 10 {
+			t.Errorf("%d lines: %v", len(lines), err)
+		}
+		if _, _, err := again.Checkpoint(t.Context(), "u"); err != nil {
+			t.Error(err)
+		}
+		for _, name := range secrets {
+			if st, err := os.Stat(filepath.Join(other, name)); err != nil || st.Mode().Perm() != 0o600 {
+				t.Error(st.Mode(), err)
+			}
+		}
+	})
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("damaged ones change nothing", func(t *testing.T) {
+		b, err := os.ReadFile(full)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.ReadFile(filepath.Join(data, recordsFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, bad := range map[string][]byte{"cut": b[:len(b)-9], "half": b[:len(b)/2], "empty": nil, "edited": append(slices.Clone(b[:2000]), slices.Concat([]byte("xxxx"), b[2004:])...)} {
+			file := filepath.Join(t.TempDir(), name)
+			if err := os.WriteFile(file, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Restore(t.Context(), data, file); err == nil {
+				t.Errorf("%s: restored", name)
+			}
+			if after, err := os.ReadFile(filepath.Join(data, recordsFile)); err != nil || string(after) != string(before) {
+				t.Errorf("%s: the records were changed", name)
+			}
+		}
+	})
+	t.Run("not under a running appliance", func(t *testing.T) {
+		lock, err := lockData(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close()
+		if _, err := Restore(t.Context(), data, full); err == nil || !strings.Contains(err.Error(), "another appliance") {
+			t.Error(err)
+		}
+	})
+	t.Run("an older one is noticed", func(t *testing.T) {
+		done, err := Restore(t.Context(), data, old)
+		if err != nil || done.Aside == "" || len(done.Found) == 0 {
+			t.Fatalf("%+v %v", done, err)
+		}
+		if says := (&Damaged{done.Found}).Error(); !strings.Contains(says, "older copy of the records") {
+			t.Error(says)
+		}
+		if _, err := records(t, data); err == nil {
+			t.Fatal("the appliance would work with it unseen")
+		}
+		if _, k, err := AcceptDamage(t.Context(), data, "console", "the newest copy was lost"); err != nil || k.Broken == 0 {
+			t.Fatal(k, err)
+		}
+		if _, err := records(t, data); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A day without anybody: checkpoint and copy at start, then at midnight, and
+// seven copies stay.
+func TestDaily(t *testing.T) {
+	data := t.TempDir()
+	r, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, r, "A", 1)
+	if r.recent() {
+		t.Fatal("there is nothing yet")
+	}
+	log := slog.New(slog.DiscardHandler)
+	if err := r.day(t.Context(), log); err != nil {
+		t.Fatal(err)
+	}
+	if !r.recent() {
+		t.Error("the day is not done")
+	}
+	for i := range 12 { // as ten days would leave them
+		if err := os.WriteFile(filepath.Join(r.backups(), fmt.Sprintf("refurb-202001%02dT000000Z.tar.gz", i+1)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(r.copies()[12]); err != nil {
+		t.Fatal(err)
+	}
+	write(t, r, "A", 1)
+	if err := r.day(t.Context(), log); err != nil {
+		t.Fatal(err)
+	}
+	left := r.copies()
+	if len(left) != keepBackups || !strings.Contains(left[0], "20200107") || strings.Contains(left[6], "2020") {
+		t.Error(left)
+	}
+	all, err := r.Checkpoints.All()
+	if err != nil || len(all) != 2 {
+		t.Error(len(all), err)
+	}
+}
+
+func TestUntilMidnight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // begins at midnight UTC
+		for _, c := range []struct{ after, want time.Duration }{{0, 24 * time.Hour}, {time.Second, 24*time.Hour - time.Second}, {23 * time.Hour, time.Second}} {
+			time.Sleep(c.after)
+			if c.after == 23*time.Hour {
+				time.Sleep(59*time.Minute + 58*time.Second)
+			}
+			if got := untilMidnight(time.Now()); got != c.want {
+				t.Errorf("%v: %v, want %v", c.after, got, c.want)
+			}
+		}
+	})
+}
+
+// The signing key is changed: what was signed before stays good, images are
+// signed again, and wherever the change is broken off, it goes on.
+func TestRotateKey(t *testing.T) {
+	imageOf := func(t *testing.T, data string, key ed25519.PrivateKey) string {
+		d, err := depot.Open(filepath.Join(data, "images"), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := d.Begin("x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer i.Close()
+		root, err := i.Commit(&images.Manifest{Name: "Tiny", Bytes: images.FrameSize, Block: 512, Grow: 0, Frames: make([]images.Frame, 1), Created: time.Now().UTC()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return root.String()
+	}
+	for _, broken := range []string{"", "key made", "handed on", "images signed", "retired"} {
+		t.Run("broken off: "+broken, func(t *testing.T) {
+			data := kept(t)
+			old, err := LoadKeys(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			former := old.Signing.Public().(ed25519.PublicKey)
+			root := imageOf(t, data, old.Signing)
+			export := filepath.Join(t.TempDir(), "export.jsonl")
+			exportTo(t, data, "B", export)
+			if err := os.WriteFile(filepath.Join(data, "payload", "payload.json"), []byte("{}"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if broken != "" {
+				next, err := signingKey(filepath.Join(data, "keys", nextKey), "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if broken != "key made" {
+					if err := handOn(t.Context(), data, "console", old); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if broken == "images signed" || broken == "retired" {
+					d, err := depot.Open(filepath.Join(data, "images"), next)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if n, err := d.Resign(former); n != 1 || err != nil {
+						t.Fatal(n, err)
+					}
+				}
+				if broken == "retired" {
+					if err := os.Mkdir(filepath.Join(data, "keys", "retired"), 0o700); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(filepath.Join(data, "keys", "retired", "aa.pub"), []byte(audit.KeyText(former)), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := LoadKeys(data); err == nil || !strings.Contains(err.Error(), "refurb key rotate") {
+					t.Fatalf("the appliance works with half a change: %v", err)
+				}
+			}
+			keys, _, err := RotateKey(t.Context(), data, "console")
+			if err != nil {
+				t.Fatal(err)
+			}
+			pub := keys.Signing.Public().(ed25519.PublicKey)
+			if pub.Equal(former) || !slices.ContainsFunc(keys.Retired, func(k ed25519.PublicKey) bool { return k.Equal(former) }) {
+				t.Fatal("the old key is not retired")
+			}
+			d, err := depot.Open(filepath.Join(data, "images"), keys.Signing)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, m, err := d.Manifest(root); err != nil || m.Name != "Tiny" {
+				t.Errorf("the image: %v", err)
+			}
+			if _, err := os.Stat(filepath.Join(data, "payload", "payload.json")); err == nil {
+				t.Error("boot files with the old key would be served")
+			}
+			r, err := records(t, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, err := r.Checkpoints.All()
+			if err != nil || len(all) != 3 || !pub.Equal(all[1].NextKey) {
+				t.Fatal(len(all), err)
+			}
+			// A stranger who has the old key and the checkpoints learns the new one.
+			var notes [][]byte
+			for _, k := range all {
+				notes = append(notes, k.Note)
+			}
+			if _, err := audit.VerifyCheckpoints(notes, former); err != nil {
+				t.Error(err)
+			}
+			events, err := r.house(t.Context())
+			if err != nil || !slices.ContainsFunc(events, func(e workshop.Event) bool {
+				return e.Kind == kindRotated && e.Params["new"] == audit.KeyText(pub) && e.Params["old"] == audit.KeyText(former)
+			}) {
+				t.Error("the history of the house doesn't tell of it", err)
+			}
+			// Old and new exports hold, each with its key.
+			verify := func(file string, keys ...ed25519.PublicKey) error {
+				f, err := os.Open(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				_, err = audit.Trust{Keys: keys}.VerifyFile(f)
+				return err
+			}
+			if err := verify(export, former); err != nil {
+				t.Error(err)
+			}
+			fresh := filepath.Join(t.TempDir(), "export.jsonl")
+			exportTo(t, data, "B", fresh)
+			if err := verify(fresh, pub); err != nil {
+				t.Error(err)
+			}
+			if verify(fresh, former) == nil || verify(export, pub) == nil {
+				t.Error("a key is good for what it didn't sign")
+			}
+			if _, n, err := RotateKey(t.Context(), data, "console"); err != nil || n != 1 { // and once more
+				t.Error(n, err)
+			}
+			if _, err := records(t, data); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func exportTo(t *testing.T, data, device, file string) {
+	t.Helper()
+	r, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	p, err := r.Proof(device, 0)
+	if err != nil || p == nil {
+		t.Fatal(p, err)
+	}
+	lines, err := r.Lines(t.Context(), device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entries []audit.Entry
+	for _, l := range lines {
+		entries = append(entries, audit.Entry(l))
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(audit.ExportWith(f, device, entries, audit.JSONLines, r.key, time.Now(), p, audit.Cover{}), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
