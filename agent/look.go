@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -56,22 +55,19 @@ func (a *agent) remember() {
 	}
 }
 
-// unmistakable refuses a disk that others, or people, can take for another one.
+// unmistakable refuses a disk of which nothing but its place says that it is the
+// approved one, when another one may have taken that place since: one without a
+// number, or with the number of another disk of this PC.
 func (j *job) unmistakable(d Disk) error {
 	id := d.ID()
-	for _, other := range j.report.Disks {
-		if other.Path != id.Path && same(other.DiskID, id) {
-			return &disk.Refusal{Message: fmt.Sprintf("%s and %s say that they are the same disk (%s)", id.Path, other.Path, orElse(id.Serial, "without a serial number")),
-				Next: "take one of them out of this PC"}
-		}
+	twin := slices.ContainsFunc(j.report.Disks, func(o wire.Disk) bool { return o.Path != id.Path && same(o.DiskID, id) })
+	if !twin && (id.Serial != "" || id.WWN != "") {
+		return nil
 	}
-	// Only its place tells a disk without a number from another one of its kind:
-	// what was approved is the one that was there first.
-	if n, ok := hardware.Sequence("/", id.Path); ok && id.Serial == "" && id.WWN == "" {
-		if first, known := j.disks.first[id.Path]; known && n != first {
-			return &disk.Refusal{Message: id.Path + " has no serial number and was taken out and put in again, or is another disk",
-				Next: "start this PC again from the network, so that it reports anew"}
-		}
+	n, ok := hardware.Sequence("/", id.Path)
+	if first, known := j.disks.first[id.Path]; ok && known && n != first {
+		return &disk.Refusal{Message: id.Path + " has no serial number of its own, and was taken out and put in again or is another disk",
+			Next: "start this PC again from the network, so that it reports anew"}
 	}
 	return nil
 }

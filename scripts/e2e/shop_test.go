@@ -8,6 +8,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -22,6 +23,9 @@ import (
 	"testing"
 	"time"
 
+	"refurb/agent/esp"
+	"refurb/agent/finish"
+	"refurb/agent/wire"
 	"refurb/appliance"
 	"refurb/appliance/workshop"
 	"refurb/images"
@@ -261,9 +265,10 @@ func (s *shop) holds(disk string, p picture) {
 	f, err := os.Open(disk)
 	must(s, err)
 	defer f.Close()
+	raw := s.born(f, p)
 	buf := make([]byte, images.FrameSize)
-	for at := 0; at < len(p.raw); at += len(buf) {
-		want := bytes.Clone(p.raw[at:min(len(p.raw), at+len(buf))])
+	for at := 0; at < len(raw); at += len(buf) {
+		want := bytes.Clone(raw[at:min(len(raw), at+len(buf))])
 		got := buf[:len(want)]
 		_, err := f.ReadAt(got, int64(at))
 		must(s, err)
@@ -273,8 +278,8 @@ func (s *shop) holds(disk string, p picture) {
 				want[i], got[i] = 0, 0
 			}
 		}
-		blank(440, 34*512)                                 // MBR entries, GPT
-		blank(int64(len(p.raw))-33*512, int64(len(p.raw))) // the image's own backup GPT
+		blank(440, 34*512)                             // MBR entries, GPT
+		blank(int64(len(raw))-33*512, int64(len(raw))) // the image's own backup GPT
 		for _, slot := range p.manifest.Slots {
 			blank(slot.Offset, slot.Offset+int64(slot.Length))
 		}
@@ -290,6 +295,38 @@ func (s *shop) holds(disk string, p picture) {
 	if out, err := exec.Command("sgdisk", "--verify", disk).CombinedOutput(); err != nil || !bytes.Contains(out, []byte("No problems found")) {
 		s.Fatalf("sgdisk finds fault with %s: %v\n%s", disk, err, out)
 	}
+}
+
+// born is the image with the birth record that the disk has: it fails unless the
+// appliance signed it for this image.
+func (s *shop) born(disk io.ReaderAt, p picture) []byte {
+	s.Helper()
+	raw := bytes.Clone(p.raw)
+	table, err := finish.Fit(raw[:images.Head], p.manifest.Block, int64(len(raw)), int64(len(raw)), 0, [16]byte{})
+	must(s, err)
+	block := int64(p.manifest.Block)
+	at, size := int64(table.ESP.First)*block, int64(table.ESP.Last-table.ESP.First+1)*block
+	v, err := esp.Open(disk, at, size)
+	must(s, err)
+	record, err := v.Read(wire.BirthPath, wire.MaxBirth)
+	must(s, err)
+	keys, err := appliance.LoadKeys(s.data)
+	must(s, err)
+	birth, err := wire.ParseBirth(record, keys.Signing.Public().(ed25519.PublicKey))
+	must(s, err)
+	if birth.Root != p.root || birth.Disk.Serial == "" {
+		s.Errorf("the disk's birth record says %+v", birth)
+	}
+	v, err = esp.Open(bytes.NewReader(raw), at, size)
+	must(s, err)
+	groups, err := v.Put(wire.BirthPath, record, p.manifest.Block)
+	must(s, err)
+	for _, g := range groups {
+		for _, w := range g {
+			copy(raw[w.At:], w.B)
+		}
+	}
+	return raw
 }
 
 // unbootable fails unless the disk's first MiB is zero and no partition table
