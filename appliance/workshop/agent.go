@@ -137,7 +137,9 @@ func (r *Registry) reported(d *draft, dev *Device, b *Boot) error {
 	}
 	// After an erasure the agent looks at its disks again, and there is a new job.
 	after := old != nil && old.Boot == b.BootID && old.State == Erased
-	if old != nil && old.Boot == b.BootID && !after {
+	// Where no disk could be chosen, a disk that appears is worth a new job.
+	late := old != nil && old.Boot == b.BootID && old.State == JobFailed && old.Approval == nil && !sameDisks(&dev.Report, &r.devices[dev.ID].Report)
+	if old != nil && old.Boot == b.BootID && !after && !late {
 		if !old.State.Live() {
 			return nil
 		}
@@ -159,6 +161,8 @@ func (r *Registry) reported(d *draft, dev *Device, b *Boot) error {
 	case old == nil:
 	case after:
 		erased = true
+	case late:
+		cutOff, erased = old.CutOff, old.JustErased
 	case old.State.Live():
 		j := d.job(old.ID)
 		to, result, reason := Cancelled, "", "The PC was started again"
@@ -231,19 +235,15 @@ func (r *Registry) imageFor(dev *Device) string {
 
 // settle decides what becomes of a job that is reported or held.
 func (r *Registry) settle(d *draft, dev *Device, j *Job) error {
-	was := dev.Lot
-	v := r.assess(dev, j)
-	if dev.Lot != was {
-		// What a donor's report counts stands in the history, not only in a record.
-		d.event(Event{Device: dev.ID, Job: j.ID, Kind: "lot_joined", Actor: "appliance", Params: map[string]string{"lot": dev.Lot}})
-	}
-	return r.follow(d, dev, j, v)
+	return r.follow(d, dev, j, r.assess(d, dev, j))
 }
 
 // assess gathers what speaks for and against imaging and judges it.
-func (r *Registry) assess(dev *Device, j *Job) verdict {
-	if dev.Lot == "" {
+func (r *Registry) assess(d *draft, dev *Device, j *Job) verdict {
+	if dev.Lot == "" && r.open != "" {
 		dev.Lot = r.open
+		// What a donor's report counts stands in the history, not only in a record.
+		d.event(Event{Device: dev.ID, Job: j.ID, Kind: "lot_joined", Actor: "appliance", Params: map[string]string{"lot": dev.Lot}})
 	}
 	j.Lot = dev.Lot
 	f := facts{report: dev.Report, lotOpen: r.open != "", cutOff: j.CutOff, erased: j.JustErased, wait: dev.Wait}
@@ -336,7 +336,7 @@ func (r *Registry) stillApproved(d *draft, dev *Device, j *Job) error {
 		}
 		j.Approval, j.Erase = nil, nil
 		// Nothing else is done in its place before somebody has looked.
-		if w := r.assess(dev, j); w.state == Held {
+		if w := r.assess(d, dev, j); w.state == Held {
 			v.hold = w.hold
 		}
 		v.next = "Ask for erasing again on the device page"

@@ -102,3 +102,17 @@ func FuzzClean(f *testing.F) {
 		}
 	})
 }
+
+// A class that isn't known is data, however it is spelt.
+func TestClasses(t *testing.T) {
+	for in, want := range map[wire.Class]wire.Class{
+		"blank": "blank", "ours": "ours", "structured": "structured", "data": "data", "encrypted": "encrypted", "locked": "locked", "unreadable": "unreadable",
+		"": "data", "Blank": "data", "blank\u200b": "data", "empty": "data", "ours; blank": "data",
+		" blank ": "blank", // what is cut off identifies nothing
+	} {
+		rep := wire.Report{BootID: "b", Disks: []wire.Disk{{Class: in}}}
+		if _, err := cleanReport(&rep); err != nil || rep.Disks[0].Class != want {
+			t.Errorf("%q became %q, %v", in, rep.Disks[0].Class, err)
+		}
+	}
+}

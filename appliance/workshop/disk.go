@@ -169,6 +169,11 @@ func few(s []string) string {
 	return strings.Join(s, "; ")
 }
 
+// sameDisks reports whether two reports of one PC show the same disks.
+func sameDisks(a, b *wire.Report) bool {
+	return slices.EqualFunc(a.Disks, b.Disks, func(x, y wire.Disk) bool { return x.DiskID == y.DiskID })
+}
+
 // twin finds another disk of a report that can't be told from d by what an
 // approval goes by: the path of it, or nothing. Two paths to one disk (multipath)
 // look the same as two disks of one serial number. The boot areas of an eMMC chip

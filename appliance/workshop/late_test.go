@@ -86,12 +86,22 @@ func TestLateDisk(t *testing.T) {
 		}
 	})
 	t.Run("no disk, then one", func(t *testing.T) {
-		// A failed job is over: a start has one turn.
 		h := open(t)
 		h.lot(true)
 		p := h.pc(1, noDisk)
 		p.boot()
+		p.report()
+		p.wants(wire.ActionFail)
 		p.rep.Disks = h.pc(1).rep.Disks
+		p.report()
+		p.wants(wire.ActionImage)
+		if n := len(p.device().Jobs); n != 2 {
+			t.Fatalf("%d jobs", n)
+		}
+		// One that was written to is not tried again, whatever else appears.
+		p.send(wire.EventImaging, nil)
+		p.send(wire.EventOutcome, &wire.Outcome{Result: wire.Failed, Cause: "the disk died"})
+		p.rep.Disks = h.pc(2).rep.Disks
 		p.report()
 		p.wants(wire.ActionFail)
 	})
