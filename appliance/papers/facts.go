@@ -23,6 +23,24 @@ type facts struct {
 	device string
 	lines  []line            // the whole chain, checked
 	docs   map[string][]byte // what lines point to, by hash, checked
+	keys   []rotation        // by time
+}
+
+// rotation is a change of the appliance's key.
+type rotation struct {
+	at  time.Time
+	old string
+}
+
+// keyAt is the key that the appliance signed images with at a time; now is
+// today's.
+func (f facts) keyAt(t time.Time, now string) string {
+	for _, r := range f.keys {
+		if t.Before(r.at) {
+			return r.old
+		}
+	}
+	return now
 }
 
 // Step is one line of the chain that a paper rests on. Its hash finds it in the

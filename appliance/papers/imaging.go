@@ -70,13 +70,13 @@ func images(job []line) bool {
 }
 
 // imaging makes the paper of one job that imaged, whatever came of it. key is
-// the one that the appliance's images are signed with.
+// the one that the appliance signs with today.
 func imaging(f facts, id, key string) (*ImagingPaper, error) {
 	job := f.job(id)
 	if !images(job) {
 		return nil, notFound("There is no installation with this number")
 	}
-	p := &ImagingPaper{Job: id, SignedBy: key, Result: NotKnown, Reasons: []string{}, Evidence: []string{}}
+	p := &ImagingPaper{Job: id, Result: NotKnown, Reasons: []string{}, Evidence: []string{}}
 	var began, end, proof line
 	for _, l := range job {
 		if l.Kind == "job" && l.To == string(workshop.Imaging) && began.seq == 0 {
@@ -103,6 +103,7 @@ func imaging(f facts, id, key string) (*ImagingPaper, error) {
 		return nil, err
 	}
 	p.Device = f.about(rep)
+	p.SignedBy = f.keyAt(began.Time, key)
 	p.Disk = DiskSeen{DiskID: diskOf(began.Params), Seen: began.Time}
 	if d := diskIn(rep, p.Disk.DiskID); d != nil {
 		p.Disk.Transport, p.Disk.Class = d.Transport, d.Class

@@ -46,8 +46,10 @@ type Office struct {
 	key ed25519.PrivateKey
 	now func() time.Time
 
-	mu   sync.Mutex
-	kept map[string]kept // by device
+	mu      sync.Mutex
+	kept    map[string]kept // by device
+	house   string          // head of its history when rotated was read from it
+	rotated []rotation
 }
 
 // kept is the list of a device's papers as long as its history stays the same.
@@ -171,6 +173,11 @@ func (o *Office) check(ctx context.Context, device string, entries []audit.Entry
 		return facts{}, fmt.Errorf("no paper is made from a damaged history: %w", err)
 	}
 	f := facts{device: device, docs: map[string][]byte{}}
+	if device != "" {
+		if f.keys, err = o.rotations(ctx); err != nil {
+			return facts{}, err
+		}
+	}
 	for i, e := range events {
 		f.lines = append(f.lines, line{e, entries[i].Seq, entries[i].Hash})
 		if e.Evidence == "" || f.docs[e.Evidence] != nil {
@@ -186,6 +193,31 @@ func (o *Office) check(ctx context.Context, device string, entries []audit.Entry
 		f.docs[e.Evidence] = b
 	}
 	return f, nil
+}
+
+// rotations reads from the history of the house when its key was changed.
+func (o *Office) rotations(ctx context.Context) ([]rotation, error) {
+	entries, err := o.src.Chain(ctx, "")
+	if err != nil || len(entries) == 0 {
+		return nil, err
+	}
+	head := entries[len(entries)-1].Hash
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.house == head {
+		return o.rotated, nil
+	}
+	events, err := audit.Events("", entries)
+	if err != nil {
+		return nil, fmt.Errorf("no paper is made beside a damaged history of the house: %w", err)
+	}
+	o.house, o.rotated = head, nil
+	for _, e := range events {
+		if e.Kind == "key_rotated" {
+			o.rotated = append(o.rotated, rotation{e.Time, workshop.Text(e.Params["old"])})
+		}
+	}
+	return o.rotated, nil
 }
 
 // List lists a device's papers in the order of its history, those that are

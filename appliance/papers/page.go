@@ -85,8 +85,11 @@ func (f *face) history(steps []Step, b Basis) {
 	s := section{Title: "From the audit log", Head: []string{"Line", "Time (UTC)", "What", "Who", "Result", "SHA-256"}}
 	for _, v := range steps {
 		what := v.Event
-		if v.To != "" {
-			what = strings.TrimSpace(v.From + " → " + v.To)
+		switch {
+		case v.From != "" && v.To != "":
+			what = v.From + " → " + v.To
+		case v.To != "":
+			what = v.To
 		}
 		s.Rows = append(s.Rows, []cell{
 			{Text: count(v.Seq, "")}, {Text: strings.TrimSuffix(clock(v.Time), " UTC")}, {Text: stateText(what), Sub: v.Reason}, {Who: v.Actor}, {Text: v.Result}, {Text: v.Hash, Code: true},

@@ -124,7 +124,7 @@ func noStorage(f facts) (*NoStoragePaper, error) {
 }
 
 func (p *NoStoragePaper) face() face {
-	f := face{Title: "Storage certificate: none on arrival", Sub: p.Device.title(), Sign: "0", Verdict: "0 data-bearing devices"}
+	f := face{Title: "Storage certificate: none on arrival", Sub: p.Device.title(), Sign: "∅", Verdict: "0 data-bearing devices"}
 	if len(p.Disks) == 0 {
 		f.Lead = "When this PC was first started here, on " + day(p.Looked) + ", no disk of any kind was found in it."
 	} else {

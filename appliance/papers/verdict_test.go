@@ -199,6 +199,26 @@ func TestImagingVerdicts(t *testing.T) {
 	}
 }
 
+// An image was signed by the key of its day.
+func TestKeyOfTheDay(t *testing.T) {
+	b := newBook(t)
+	b.device("DEV1", 1, somePC(fresh))
+	for i, job := range []string{"FIRST", "SECOND", "THIRD"} {
+		b.image("DEV1", job, fresh.DiskID, "lot:LOT1")
+		b.add(workshop.Event{Kind: "key_rotated", Actor: "LEAD7", Params: map[string]string{"old": fmt.Sprint("key ", i)}})
+	}
+	b.image("DEV1", "LAST", fresh.DiskID, "lot:LOT1")
+	for job, want := range map[string]string{"FIRST": "key 0", "SECOND": "key 1", "THIRD": "key 2", "LAST": publicKey(key)} {
+		rep, err := Verify(bytes.NewReader(write(t, New(b, key), Imaging, job, JSON)), pub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := rep.Papers[0].content.(*ImagingPaper).SignedBy; got != want {
+			t.Errorf("%s: %s, want %s", job, got, want)
+		}
+	}
+}
+
 func TestDonorCounts(t *testing.T) {
 	b := newBook(t)
 	move := func(id string, to workshop.DeviceState) {

@@ -38,7 +38,7 @@ func newDashboard(ctx context.Context, a *appliance.Appliance, log *slog.Logger)
 	}
 	return dashboard.New(dashboard.Config{
 		Registry: a.Registry, Users: users, Images: shelf{a.Depot}, History: history{a},
-		Papers:   drawer{papers.New(evidence{a.Store}, a.Keys.Signing)},
+		Papers: drawer{papers.New(evidence{a.Store}, a.Keys.Signing)}, Checkpoints: points{a},
 		Sessions: a.Store.Sessions(), Code: code, Log: log,
 	})
 }
@@ -142,6 +142,40 @@ func (h history) Events(ctx context.Context, device string) ([]workshop.Event, e
 
 func (h history) Export(ctx context.Context, w io.Writer, device, format string) error {
 	return exportHistory(ctx, h.Records, h.Keys, w, device, audit.Format(format), 0)
+}
+
+// points are the records' checkpoints as the dashboard shows them.
+type points struct{ *appliance.Appliance }
+
+func (p points) view(k audit.Kept) dashboard.Checkpoint {
+	v := dashboard.Checkpoint{
+		Name: k.Name, Number: k.Number, Chains: k.Chains, Lines: k.Lines, Broken: k.Broken, Time: k.Time,
+		Note: string(k.Note), SHA256: k.Hash, Root: k.Root.String(), Origin: k.Origin,
+	}
+	if _, key, err := audit.OpenCheckpoint(k.Note, p.Keys.Public()...); err == nil {
+		v.Key = audit.KeyText(key)
+	}
+	return v
+}
+
+func (p points) List(context.Context) ([]dashboard.Checkpoint, error) {
+	all, err := p.Records.Checkpoints.All()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]dashboard.Checkpoint, 0, len(all))
+	for _, k := range slices.Backward(all) {
+		out = append(out, p.view(k))
+	}
+	return out, nil
+}
+
+func (p points) Make(ctx context.Context, actor string) (dashboard.Checkpoint, bool, error) {
+	k, fresh, err := p.Records.Checkpoint(ctx, actor)
+	if bad := new(appliance.Damaged); errors.As(err, &bad) {
+		return dashboard.Checkpoint{}, false, fmt.Errorf("%w: %w", dashboard.ErrDamaged, err)
+	}
+	return p.view(k), fresh, err
 }
 
 // exportHistory writes a history with its proof in the checkpoint of that

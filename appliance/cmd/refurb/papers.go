@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,53 +86,48 @@ func (c *papersCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	out, err := emptyFolder(c.To)
-	if err != nil {
+	devices, lot := state.Devices, (*workshop.Lot)(nil)
+	keep := func(d workshop.Device) bool { return d.ID == c.What || fmt.Sprint(d.Number) == c.What }
+	if i := slices.IndexFunc(state.Lots, func(l workshop.Lot) bool { return l.ID == c.What }); i >= 0 {
+		lot = &state.Lots[i]
+		keep = func(d workshop.Device) bool { return d.Lot == lot.ID }
+	}
+	devices = slices.DeleteFunc(devices, func(d workshop.Device) bool { return !keep(d) })
+	if lot == nil && len(devices) == 0 {
+		return fmt.Errorf("there is no device and no lot %q: a device's number stands on its card, a lot's id in the address of its page", c.What)
+	}
+	if err := emptyFolder(c.To); err != nil {
 		return err
 	}
-	b := bundle{office: papers.New(evidence{r.Store}, keys.Signing), records: r, keys: keys, dir: out}
-	for _, d := range state.Devices {
-		if d.ID == c.What || fmt.Sprint(d.Number) == c.What {
-			if err := b.device(ctx, d); err != nil {
-				return err
-			}
-			return b.finish(fmt.Sprintf("PC %d", d.Number))
-		}
-	}
-	for _, l := range state.Lots {
-		if l.ID != c.What {
-			continue
-		}
-		if err := b.paper(ctx, papers.Donor, l.ID, "donor-report"); err != nil {
+	b := bundle{office: papers.New(evidence{r.Store}, keys.Signing), records: r, keys: keys, dir: c.To}
+	for _, d := range devices {
+		if err := b.device(ctx, d); err != nil {
 			return err
 		}
-		for _, d := range state.Devices {
-			if d.Lot != l.ID {
-				continue
-			}
-			if err := b.device(ctx, d); err != nil {
-				return err
-			}
-		}
-		if err := b.file("all-papers.html", func(w io.Writer) error { return b.office.WriteLot(ctx, w, l.ID) }); err != nil {
-			return err
-		}
-		return b.finish("the lot of " + l.Donor)
 	}
-	return fmt.Errorf("there is no device and no lot %q: a device's number stands on its card, a lot's id in the address of its page", c.What)
+	if lot == nil {
+		return b.finish(fmt.Sprintf("PC %d", devices[0].Number))
+	}
+	if err := b.paper(ctx, papers.Donor, lot.ID, "donor-report"); err != nil {
+		return err
+	}
+	if err := b.file("all-papers.html", func(w io.Writer) error { return b.office.WriteLot(ctx, w, lot.ID) }); err != nil {
+		return err
+	}
+	return b.finish("the lot of " + lot.Donor)
 }
 
 // emptyFolder makes a folder, or takes one that is empty: old papers among new
 // ones would be sent along.
-func emptyFolder(dir string) (string, error) {
+func emptyFolder(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
+		return err
 	}
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) > 0 {
 		err = fmt.Errorf("%s is not empty: name another folder", dir)
 	}
-	return dir, err
+	return err
 }
 
 // bundle is a folder of papers in the making.
