@@ -34,14 +34,16 @@ var templateFiles embed.FS
 //go:embed all:static
 var staticFiles embed.FS
 
-// Config of a Dashboard. All but Papers, Code and Log are required.
+// Config of a Dashboard. All but Papers, Checkpoints, Code and Log are required.
 type Config struct {
 	Registry *workshop.Registry
 	Users    Users
 	Images   Images
 	History  History
 	Papers   Papers // nil: there are none
-	Sessions scs.Store
+	// Checkpoints may be nil: there are none.
+	Checkpoints Checkpoints
+	Sessions    scs.Store
 	// Code lets the first person in: it is printed on the server's console and
 	// good until there is a user. Empty: nobody can be the first.
 	Code string

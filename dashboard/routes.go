@@ -82,6 +82,9 @@ func (d *Dashboard) routes() []route {
 		{get, "/papers/lot/:id", Viewer, d.lotPapers, false},
 		{get, "/papers/:kind/:id", Viewer, d.paper, false},
 		{get, "/papers/:kind/:id/json", Viewer, d.paperJSON, true},
+		{get, "/checkpoints", Viewer, d.checkpoints, false},
+		{get, "/checkpoints/:name", Viewer, d.checkpoint, false},
+		{get, "/checkpoints/:name/note", Viewer, d.checkpointNote, true},
 		{get, "/images", Viewer, d.images, false},
 		{get, "/api/devices", Viewer, d.apiDevices, true},
 		{get, "/api/devices/:id", Viewer, d.apiDevice, true},
@@ -96,6 +99,7 @@ func (d *Dashboard) routes() []route {
 		{post, "/lots", Lead, d.openLot, false},
 		{post, "/lots/:id/close", Lead, d.closeLot, false},
 		{post, "/lots/:id/intake", Lead, d.lotIntake, false},
+		{post, "/checkpoints", Lead, d.makeCheckpoint, false},
 
 		{get, "/users", Admin, d.users, false},
 		{post, "/users", Admin, d.addUser, false},
