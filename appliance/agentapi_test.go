@@ -238,6 +238,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"no version", "POST", wire.PathReport, token, "{}", []string{"Refurb-Wire", ""}, 426},
 		{"another version", "GET", wire.PathPlan, token, "", []string{"Refurb-Wire", "99"}, 426},
+		{"the version before", "POST", wire.PathEvent, token, "{}", []string{"Refurb-Wire", "2"}, 426},
 		{"no token", "GET", wire.PathPlan, "", "", nil, 401},
 		{"another scheme", "GET", wire.PathPlan, "", "", []string{"Authorization", "Basic " + token}, 401},
 		{"an endless token", "GET", wire.PathPlan, strings.Repeat("x", 5000), "", nil, 401},
@@ -321,7 +322,7 @@ func TestSlowMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	fmt.Fprintf(c, "POST /v1/event HTTP/1.1\r\nHost: a\r\nRefurb-Wire: 2\r\nAuthorization: Bearer %s\r\nContent-Length: 100\r\n\r\n{", token)
+	fmt.Fprintf(c, "POST /v1/event HTTP/1.1\r\nHost: a\r\nRefurb-Wire: %d\r\nAuthorization: Bearer %s\r\nContent-Length: 100\r\n\r\n{", wire.Version, token)
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		t.Fatal(err)
