@@ -20,7 +20,8 @@ import (
 )
 
 var (
-	runs = flag.Int("runs", 150, "how many runs, from seed 1 on")
+	runs = flag.Int("runs", 150, "how many runs")
+	from = flag.Uint64("from", 1, "the first one's seed")
 	one  = flag.Uint64("seed", 0, "one run alone, with its story; -count repeats it")
 )
 
@@ -56,6 +57,8 @@ type tally struct {
 	crimes   map[string]int
 	outcomes map[wire.Result]int
 	proved   int
+	missed   int
+	births   int
 }
 
 func (c *tally) add(w *world) {
@@ -75,6 +78,8 @@ func (c *tally) add(w *world) {
 		c.outcomes[k] += n
 	}
 	c.proved += len(w.judge.wrongAt)
+	c.missed += w.judge.missed
+	c.births += int(w.judge.births.Load())
 }
 
 func TestCampaign(t *testing.T) {
@@ -99,14 +104,14 @@ func TestCampaign(t *testing.T) {
 		})
 	}
 	for seed := range uint64(*runs) {
-		seeds <- seed + 1
+		seeds <- *from + seed
 	}
 	close(seeds)
 	workers.Wait()
 	for _, k := range slices.Sorted(maps.Keys(c.hit)) {
 		fmt.Printf("fault %-24s %d\n", strings.ReplaceAll(k, " ", "_"), c.hit[k])
 	}
-	fmt.Printf("outcomes %v, proved %d, without a fault %d, %.0f s\n", c.outcomes, c.proved, c.spared, time.Since(start).Seconds())
+	fmt.Printf("outcomes %v, proved %d, birth records %d, erasures that samples let pass %d, without a fault %d, %.0f s\n", c.outcomes, c.proved, c.births, c.missed, c.spared, time.Since(start).Seconds())
 	fmt.Printf("faults_run %d\nfalse_success %d\nwrong_disk_writes %d\nlost_events %d\n", c.runs, c.crimes["false"], c.crimes["wrong"], c.crimes["lost"])
 	if c.runs != *runs || len(c.crimes) > 0 {
 		t.Error("the campaign has failed")
@@ -123,7 +128,7 @@ func play(t *testing.T, seed uint64, c *tally) (w *world) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	watchdog := time.AfterFunc(time.Minute, func() { panic(fmt.Sprintf("seed %d hangs", seed)) })
+	watchdog := time.AfterFunc(5*time.Minute, func() { panic(fmt.Sprintf("seed %d hangs", seed)) })
 	defer watchdog.Stop()
 	synctest.Test(t, func(t *testing.T) {
 		w = newWorld(seed, dir)

@@ -159,6 +159,18 @@ func (w *world) befall(f fault) bool {
 	return true
 }
 
+// lied reports whether the disk has lied about a write.
+func (w *world) lied() bool {
+	w.script.mu.Lock()
+	defer w.script.mu.Unlock()
+	for what := range w.script.hit {
+		if writeLies[what] {
+			return true
+		}
+	}
+	return false
+}
+
 func (w *world) say(format string, a ...any) {
 	w.script.mu.Lock()
 	defer w.script.mu.Unlock()

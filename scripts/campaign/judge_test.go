@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	_ "github.com/mattn/go-sqlite3"
 
@@ -38,6 +39,8 @@ type judge struct {
 	written   map[string]bool       // tokens of boots in which the disk was written
 	finished  map[string]bool       // tokens of boots whose screen said so
 	guilty    map[string][]string   // what must never happen, by kind
+	births    atomic.Int64
+	missed    int // erasures of which only samples were read, and that left something
 	outcomes  map[wire.Result]int
 }
 
@@ -89,6 +92,9 @@ func (j *judge) deciding(c workshop.Change) {
 		case workshop.Erased:
 			diff := j.erased(job)
 			j.mu.Lock()
+			if diff != "" && job.Erase.Check == wire.CheckSample && j.w.lied() {
+				j.missed, diff = j.missed+1, "" // the samples can't see everything, and the papers say so
+			}
 			j.wrongAt[job.ID] = diff
 			j.mu.Unlock()
 		}
@@ -149,7 +155,15 @@ func (j *judge) imaged(job workshop.Job) string {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return p.differs(d.data, checkin, plan.Image.Birth)
+	birth := plan.Image.Birth
+	if o := job.Outcome; o == nil || o.Birth == "" {
+		birth = nil
+	} else if sum := sha256.Sum256(birth); o.Birth != hex.EncodeToString(sum[:]) {
+		return "the outcome names another birth record"
+	} else {
+		j.births.Add(1)
+	}
+	return p.differs(d.data, checkin, birth)
 }
 
 func (j *judge) erased(job workshop.Job) string {

@@ -199,7 +199,7 @@ func picked(root string) *picture {
 }
 
 // espDiffers compares the files of the EFI system partition with the image's, by
-// a reader that isn't ours. birth may be there or not: its lack is a warning.
+// a reader that isn't ours. birth is nil where the agent says that there is none.
 func (p *picture) espDiffers(got, checkin, birth []byte) string {
 	want, err := espFiles(p.raw)
 	if err != nil {
@@ -210,11 +210,8 @@ func (p *picture) espDiffers(got, checkin, birth []byte) string {
 	if err != nil {
 		return err.Error()
 	}
-	if b, ok := have[wire.BirthPath]; ok && birth != nil {
-		if string(b) != string(birth) {
-			return "the birth record is another one"
-		}
-		delete(have, wire.BirthPath)
+	if birth != nil {
+		want[wire.BirthPath] = birth
 	}
 	if !maps.EqualFunc(want, have, bytes.Equal) {
 		return fmt.Sprintf("files %v, not %v", slices.Sorted(maps.Keys(have)), slices.Sorted(maps.Keys(want)))

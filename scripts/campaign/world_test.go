@@ -37,6 +37,7 @@ type world struct {
 	all    []*drive
 	picture
 	standing bool
+	erase    *workshop.EraseWish // what the lead wants first
 	broken   mutant
 	over     atomic.Bool
 	tasks    sync.WaitGroup
@@ -66,6 +67,7 @@ const (
 	maxBoots = 4
 	patience = 3 * time.Hour // of people with one boot
 	target   = "/dev/campaign-a"
+	erasing  = false
 )
 
 // newWorld draws a run from its seed.
@@ -100,6 +102,10 @@ func newWorld(seed uint64, dir string) *world {
 		w.plug(second)
 	}
 	w.standing = r.IntN(2) == 0
+	if r.IntN(4) == 0 && erasing {
+		w.standing = false
+		w.erase = &workshop.EraseWish{Check: []wire.CheckKind{wire.CheckFull, wire.CheckFull, wire.CheckSample}[r.IntN(3)], Install: r.IntN(2) == 0}
+	}
 	w.script.faults = draw(r)
 	return w
 }
@@ -173,6 +179,7 @@ func (w *world) run() {
 	w.net.reset(nil)
 	w.tasks.Wait()
 	w.house.all.Wait()
+	time.Sleep(time.Hour) // for handlers that nobody waits for
 	if f := w.broken.records; f != nil {
 		f(w.house.path())
 	}
@@ -353,6 +360,12 @@ func (p *process) report(id string) wire.Report {
 func (w *world) lead() {
 	ctx := context.Background()
 	failedFor := map[string]int{}
+	erased := false
+	tried := func(job string, err error) {
+		if failedFor[job]++; err != nil && failedFor[job]%8 == 0 {
+			w.pc.restart()
+		}
+	}
 	for !w.over.Load() {
 		time.Sleep(time.Duration(1+w.draw(4)) * time.Second)
 		l := w.house.life()
@@ -369,15 +382,24 @@ func (w *world) lead() {
 				continue
 			}
 			switch j := *d.Job; {
+			case j.State == workshop.Held && w.erase != nil && !erased:
+				if t := w.at(target); t != nil {
+					err := l.reg.Erase(ctx, lead, d.ID, target, t.Serial[len(t.Serial)-6:], *w.erase)
+					w.say("the lead has %s erased: %v", t.name, err)
+					tried(j.ID, err)
+				}
+			case j.State == workshop.Erased:
+				erased = true
 			case j.State == workshop.Held && j.Hold.Approvable():
 				if t := w.at(target); t != nil {
-					tail := t.Serial[len(t.Serial)-6:]
-					err := l.reg.Approve(ctx, lead, j.ID, target, tail)
+					err := l.reg.Approve(ctx, lead, j.ID, target, t.Serial[len(t.Serial)-6:])
 					w.say("the lead approves %s: %v", t.name, err)
-					if failedFor[j.ID]++; err != nil && failedFor[j.ID]%8 == 0 {
-						w.pc.restart()
-					}
+					tried(j.ID, err)
 				}
+			case j.State == workshop.Held && erased:
+				err := l.reg.ImageAgain(ctx, lead, d.ID, "")
+				w.say("the lead has the erased disk imaged: %v", err)
+				tried(j.ID, err)
 			case j.State == workshop.JobFailed || j.State == workshop.Cancelled:
 				if failedFor[j.ID]++; failedFor[j.ID] == 5 {
 					if err := l.reg.ImageAgain(ctx, lead, d.ID, ""); err != nil {
