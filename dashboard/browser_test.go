@@ -203,6 +203,37 @@ func busy(t *testing.T, h *house) (held, working *pc) {
 	}
 	next("HP", "ProDesk 400 G3 SFF", blankDisk(serial())).image().verify().done()
 	next("Apple Inc.", "Macmini7,1", blankDisk(serial()))
+	// Donors' disks: one to be erased, three that are or were, one that fails.
+	erasing := func(disk wire.Disk) *pc {
+		p := next("HP", "EliteDesk 800 G3", disk)
+		tail := disk.Serial[len(disk.Serial)-6:]
+		if err := h.reg.Erase(t.Context(), lead.ID, p.device().ID, disk.Path, tail, workshop.EraseWish{Check: wire.CheckFull}); err != nil {
+			t.Fatal(err)
+		}
+		return p.erase()
+	}
+	hours, used, bad, good := int64(31_204), int64(88), false, true
+	locked := dataDisk("WD-WCC3F1LA7K2P")
+	locked.Path, locked.Model, locked.Bytes, locked.Transport, locked.Rotational = "/dev/sda", "WDC WD5000AZLX-60K2TA0", 500*gb, wire.TransportSATA, true
+	locked.Class, locked.Found = wire.ClassLocked, nil
+	locked.Health = &wire.Health{Passed: &good, Hours: &hours}
+	secret := dataDisk("S4EVNX0R704988")
+	secret.Class, secret.Found = wire.ClassEncrypted, []string{"gpt", "luks"}
+	secret.Health = &wire.Health{Passed: &good, Hours: &hours, PercentUsed: &used, SelfTest: &wire.SelfTest{State: wire.TestPassed}}
+	next("Lenovo", "ThinkPad T480", secret, locked)
+	erasing(locked)
+	erasing(dataDisk("S4EVNX0R704111")).progress(wire.PhaseErasing, 130*gb, 512*gb, 402_000_000)
+	erasing(dataDisk("S4EVNX0R704222")).progress(wire.PhaseChecking, 400*gb, 512*gb, 1_210_000_000)
+	some := erasing(dataDisk("S4EVNX0R704333"))
+	o := some.erasure()
+	o.Result, o.Erasure.Result, o.Erasure.Check.Errors = wire.Failed, wire.ErasedExceptions, 14
+	o.Erasure.Exceptions = []string{"14 blocks could not be read"}
+	some.ended(o)
+	whole := erasing(dataDisk("S4EVNX0R704444"))
+	whole.ended(whole.erasure())
+	failing := blankDisk("50026B7782A1FFFF")
+	failing.Health = &wire.Health{Passed: &bad, Hours: &hours}
+	next("Dell Inc.", "OptiPlex 3060", failing)
 	// They pass their data on to each other: 7 is served first, 10 came late, and
 	// 13 stays on for one of them. 8 is not to be trusted.
 	job := func(n int) string { return h.reg.View().Devices[n-1].Job.ID }
@@ -244,9 +275,12 @@ func TestLooks(t *testing.T) {
 		}
 		act(t, ctx, name, chromedp.EmulateViewport(wide, height, chromedp.EmulateScale(scale)), media, setLanguage(h, lang),
 			chromedp.Navigate(h.srv.URL+path), chromedp.WaitReady("main"), chromedp.Sleep(600*time.Millisecond))
+		if status := ask(t, ctx, name, chromedp.Evaluate[int](`performance.getEntriesByType("navigation")[0].responseStatus`)); status >= 500 {
+			t.Errorf("%s: %d", name, status)
+		}
 		off := ask(t, ctx, name, chromedp.Evaluate[[]string](jsOverflow))
 		pale := ask(t, ctx, name, chromedp.Evaluate[[]string](jsContrast))
-		if wide > 500 {
+		if wide > 500 || strings.HasSuffix(name, "-whole") {
 			// On a phone the menu stands at the window's foot; here the whole page is wanted.
 			height = max(height, ask(t, ctx, name, chromedp.Evaluate[int64](`document.documentElement.scrollHeight`)))
 			act(t, ctx, name, chromedp.EmulateViewport(wide, height, chromedp.EmulateScale(scale)), chromedp.Sleep(200*time.Millisecond))
@@ -293,6 +327,15 @@ func TestLooks(t *testing.T) {
 			look(fmt.Sprint("sharing-", v.Number), "/devices/"+v.ID, "de", 1440, false)
 		case 11:
 			look("several", "/devices/"+v.ID, "en", 1440, false)
+		case 18:
+			all("erase", "/devices/"+v.ID)
+			look("erase-phone-whole", "/devices/"+v.ID, "de", 390, true)
+		case 19, 20, 22:
+			all(fmt.Sprint("erasing-", v.Number), "/devices/"+v.ID)
+		case 23:
+			look("erased", "/devices/"+v.ID, "fr", 1440, false)
+		case 24:
+			all("health", "/devices/"+v.ID)
 		case 12:
 			look("finished", "/devices/"+v.ID, "fr", 1440, false)
 		}
@@ -303,6 +346,7 @@ func TestLooks(t *testing.T) {
 	all("devices", "/devices")
 	all("images", "/images")
 	all("users", "/users")
+	all("me", "/me")
 	all("missing", "/nothing/here")
 	look("bench-german", "/", "de", 1440, false)
 	look("bench-phone-arabic", "/", "ar", 390, true)

@@ -2,8 +2,10 @@ package dashboard
 
 import (
 	"cmp"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"refurb/agent/wire"
@@ -69,6 +71,7 @@ type Card struct {
 	Percent int // -1: none
 	Rate    int64
 	Left    time.Duration
+	Since   time.Time // when a step began that doesn't say how far it is
 	Why     Say
 	Next    Say
 	Silent  bool // it should be talking and isn't
@@ -100,6 +103,17 @@ type Say struct {
 // fixed are sentences that the appliance writes in English and that mean the
 // same every time, so that they can be said in any language.
 var fixed = map[string]string{
+	"its spare memory is nearly used up":                                           "health.why.spareless",
+	"it has had so many errors that it can't be relied upon":                       "health.why.errors",
+	"it can only be read any more":                                                 "health.why.readonly",
+	"its protection against power cuts is broken":                                  "health.why.power",
+	"it is too hot or too cold":                                                    "health.why.heat",
+	"a part of its memory is unreliable":                                           "health.why.region",
+	"it gives a warning of a kind that isn't known here":                           "health.why.other",
+	"it says itself that it fails":                                                 "health.why.says",
+	"its last self-test failed":                                                    "health.why.selftest",
+	"it has lost data before":                                                      "health.why.lost",
+	"it has outlived what its maker promises":                                      "health.why.outlived",
 	"No lot is open":                                                               "why.lot",
 	"No image is chosen":                                                           "why.image",
 	"This disk holds something":                                                    "why.holds",
@@ -153,14 +167,42 @@ var fixed = map[string]string{
 	"Image it first":                                                               "next.install",
 }
 
+// counted are sentences with one number in them, which stands here as #, or one
+// that is written out.
+var counted = map[string]string{
+	"only # % of its spare memory is left":           "health.why.spare",
+	"# % of its life is used":                        "health.why.life",
+	"# sectors can't be read":                        "health.why.unreadable",
+	"# sectors had to be replaced":                   "health.why.replaced",
+	"one sector can't be read":                       "health.why.unreadable",
+	"one sector had to be replaced":                  "health.why.replaced",
+	"more than a million sectors can't be read":      "health.why.manyunreadable",
+	"more than a million sectors had to be replaced": "health.why.manyreplaced",
+}
+
 // english is a sentence of the appliance or of an agent.
 func english(s string) Say {
 	s = clean(s, maxNote)
 	if id := fixed[s]; id != "" {
 		return Say{ID: id}
 	}
-	return Say{Text: s}
+	number := digits.FindString(s)
+	id := counted[strings.Replace(s, number, "#", min(len(number), 1))]
+	n, err := strconv.Atoi(number)
+	switch {
+	case id == "" || number != "" && err != nil:
+		return Say{Text: s}
+	case number == "":
+		n = 1
+	}
+	say := Say{ID: id, Pairs: []any{"N", n}}
+	if strings.Contains(s, "sector") {
+		say.Count = n
+	}
+	return say
 }
+
+var digits = regexp.MustCompile(`[0-9]+`)
 
 func (s Say) Empty() bool { return s.ID == "" && s.Text == "" }
 
@@ -201,7 +243,7 @@ func cardOf(v workshop.DeviceView) Card {
 	case workshop.Verifying:
 		c.Step, c.Percent = 2, 0
 	case workshop.Erasing:
-		c.Step = 1 // some disks don't say how far they are
+		c.Step, c.Since, c.Begun = 1, j.Changed, true // some disks don't say how far they are
 	}
 	if p := v.Progress; p != nil && c.Step > 0 {
 		c.Begun, c.Percent = true, percent(p.Done, p.Total)
@@ -214,6 +256,8 @@ func cardOf(v workshop.DeviceView) Card {
 			}
 			if p.Total <= 0 {
 				c.Percent, c.Rate, c.Left = -1, 0, 0
+			} else {
+				c.Since = time.Time{}
 			}
 		case wire.PhaseVerifying:
 			c.Step = 2

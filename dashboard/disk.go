@@ -104,12 +104,12 @@ func healthOf(d *wire.Disk) HealthView {
 	if h.Hours != nil {
 		v.Facts = append(v.Facts, Say{ID: "health.hours", Pairs: []any{"N", strconv.FormatInt(*h.Hours, 10)}})
 	}
-	if h.PercentUsed != nil {
+	if h.PercentUsed != nil && verdict.State == workshop.HealthGood {
 		v.Facts = append(v.Facts, Say{ID: "health.used", Pairs: []any{"N", strconv.FormatInt(*h.PercentUsed, 10)}})
 	}
 	if t := h.SelfTest; t != nil {
 		switch t.State {
-		case wire.TestPassed, wire.TestFailed, wire.TestRunning, wire.TestAborted:
+		case wire.TestPassed, wire.TestRunning, wire.TestAborted:
 			v.Facts = append(v.Facts, Say{ID: "health.test." + t.State})
 		}
 	}

@@ -296,6 +296,51 @@ func (p *pc) done() *pc {
 	}})
 }
 
+// erase begins to erase as the plan says.
+func (p *pc) erase() *pc {
+	p.h.t.Helper()
+	p.replan()
+	if p.plan.Erase == nil {
+		p.h.t.Fatalf("PC %d is not told to erase: %+v", p.plan.Number, p.plan)
+	}
+	return p.event(wire.Event{Kind: wire.EventErasing, Disk: p.plan.Disk})
+}
+
+// erasure is what an agent tells of a disk that is erased.
+func (p *pc) erasure() *wire.Outcome {
+	bytes := p.plan.Disk.Bytes
+	if p.plan.Erase.Check == wire.CheckSample {
+		bytes /= 20
+	}
+	caps := uint32(0b11)
+	return &wire.Outcome{Result: wire.Done, Disk: p.plan.Disk, Erasure: &wire.Erasure{
+		Result: wire.Erased, Level: wire.LevelPurge, Medium: "nvme", Transport: wire.TransportNVMe, Abilities: &wire.Abilities{NVMeSanitize: &caps}, Tool: "1.0",
+		Started: time.Now().Add(-9 * time.Minute), Ended: time.Now(),
+		Steps: []wire.EraseStep{
+			{Method: "nvme sanitize crypto", Level: wire.LevelPurge, Bits: "SANICAP=0x00000003", Command: "84h SANACT=4 AUSE=0", Code: "SSTAT=3h", Result: wire.Failed, Why: "the disk ended it with an error"},
+			{Method: "nvme sanitize block", Level: wire.LevelPurge, Bits: "SANICAP=0x00000003", Command: "84h SANACT=2 AUSE=0", Code: "SSTAT=1h", Result: wire.Done},
+			{Method: "overwrite", Level: wire.LevelClear, Why: "a stronger step was done"},
+		},
+		Check: wire.ReadCheck{Kind: p.plan.Erase.Check, Seed: p.plan.Erase.Seed, Expect: "zero", Bytes: bytes},
+	}}
+}
+
+// ended sends an outcome.
+func (p *pc) ended(o *wire.Outcome) *pc {
+	return p.event(wire.Event{Kind: wire.EventOutcome, Outcome: o})
+}
+
+// looksAgain reports once more in the same start, as an agent does after an erasure.
+func (p *pc) looksAgain(disks ...wire.Disk) *pc {
+	p.h.t.Helper()
+	p.rep.Disks, p.seq = disks, 0
+	var err error
+	if p.plan, err = p.h.reg.Report(p.h.t.Context(), p.token, p.rep); err != nil {
+		p.h.t.Fatal(err)
+	}
+	return p
+}
+
 func (p *pc) fail(cause, next string) *pc {
 	return p.event(wire.Event{Kind: wire.EventOutcome, Outcome: &wire.Outcome{Result: wire.Failed, Cause: cause, Next: next}})
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"refurb/agent/wire"
 	"refurb/appliance/workshop"
 )
 
@@ -34,6 +35,12 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 			l.What = Say{Text: clean(e.From+" → "+e.To, maxLine)}
 			if look, ok := looks[workshop.JobState(e.To)]; ok {
 				l.Look, l.What = look, Say{ID: "story.job." + e.To}
+			}
+			switch {
+			case e.To == string(workshop.Approved) && e.Params["job"] == "erase":
+				l.What = Say{ID: "story.job.approved_erase"}
+			case e.To == string(workshop.JobFailed) && e.Result == string(wire.Unknown):
+				l.Icon, l.What = "ask", Say{ID: "story.job.unknown"}
 			}
 		case "report":
 			l.Tone, l.Icon, l.What = toneIdle, "search", Say{ID: "story.report"}
