@@ -16,9 +16,12 @@ type Abilities struct {
 	ATACommands  *uint16 `json:"ata_word82,omitempty"` // bit 1 security feature set
 	ATAMinutes   *uint16 `json:"ata_word89,omitempty"` // time of SECURITY ERASE UNIT
 	ATAEnhanced  *uint16 `json:"ata_word90,omitempty"`
-	ATASecurity  *uint16 `json:"ata_word128,omitempty"`   // bit 0 supported, 1 enabled, 2 locked, 3 frozen, 4 count expired, 5 enhanced erase
-	SCSISanitize *bool   `json:"scsi_sanitize,omitempty"` // REPORT SUPPORTED OPERATION CODES knows 48h
-	Error        string  `json:"error,omitempty"`         // why something was not answered
+	ATASecurity  *uint16 `json:"ata_word128,omitempty"`           // bit 0 supported, 1 enabled, 2 locked, 3 frozen, 4 count expired, 5 enhanced erase
+	SCSISanitize *bool   `json:"scsi_sanitize,omitempty"`         // REPORT SUPPORTED OPERATION CODES knows 48h
+	SCSIActions  *uint8  `json:"scsi_sanitize_actions,omitempty"` // bit 1 overwrite, 2 block, 3 crypto: by their service action
+	// How many namespaces the NVMe subsystem has: a sanitize erases all of them.
+	NVMeNamespaces *int   `json:"nvme_namespaces,omitempty"`
+	Error          string `json:"error,omitempty"` // why something was not answered
 }
 
 // Erase says how Plan.Disk is to be erased and checked. The means are the
