@@ -64,13 +64,7 @@ func loadKeys(data string) (*Keys, error) {
 		return nil, err
 	}
 
-	der, err := keyFile(filepath.Join(dir, "tls.pem"), "PRIVATE KEY", orphan, func() ([]byte, error) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		return x509.MarshalPKCS8PrivateKey(key)
-	})
+	der, err := keyFile(filepath.Join(dir, "tls.pem"), tlsKind, orphan, newTLSKey)
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +93,16 @@ func loadKeys(data string) (*Keys, error) {
 	}
 	k.TLS = tls.Certificate{Certificate: [][]byte{crt}, PrivateKey: key}
 	return k, nil
+}
+
+const tlsKind = "PRIVATE KEY"
+
+func newTLSKey() ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return x509.MarshalPKCS8PrivateKey(key)
 }
 
 // Public lists the public signing keys, the present one first.

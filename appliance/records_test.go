@@ -595,6 +595,28 @@ func TestRotateKey(t *testing.T) {
 	}
 }
 
+func TestRotateTLS(t *testing.T) {
+	data := kept(t)
+	before, err := LoadKeys(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	built := filepath.Join(data, "payload", "payload.json")
+	if err := os.WriteFile(built, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := RotateTLS(data); err != nil {
+		t.Fatal(err)
+	}
+	after, err := LoadKeys(data)
+	if err != nil || after.Pin == before.Pin || !after.Signing.Equal(before.Signing) {
+		t.Error("the wrong key was changed", err)
+	}
+	if _, err := os.Stat(built); err == nil {
+		t.Error("boot files with the old key would be served")
+	}
+}
+
 func exportTo(t *testing.T, data, device, file string) {
 	t.Helper()
 	r, err := records(t, data)

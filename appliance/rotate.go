@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,8 +56,7 @@ func RotateKey(ctx context.Context, data, actor string) (*Keys, int, error) {
 	if err != nil {
 		return nil, n, err
 	}
-	// The initramfs holds the old key: PCs that boot it would refuse all images.
-	if err := os.Remove(filepath.Join(data, "payload", "payload.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := dropPayload(data); err != nil {
 		return nil, n, err
 	}
 	retired := filepath.Join(dir, "retired")
@@ -79,6 +79,36 @@ func RotateKey(ctx context.Context, data, actor string) (*Keys, int, error) {
 	}
 	_, _, err = r.Checkpoint(ctx, actor)
 	return keys, n, errors.Join(err, r.Close())
+}
+
+// dropPayload makes the appliance ask for boot files to be built again: the
+// initramfs holds the old keys, and PCs that boot it would refuse everything.
+func dropPayload(data string) error {
+	if err := os.Remove(filepath.Join(data, "payload", "payload.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// RotateTLS puts a new key of the agents' API in the place of the present one.
+// It signs nothing, so there is nothing to hand on.
+func RotateTLS(data string) (err error) {
+	lock, err := lockData(data)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if _, err := LoadKeys(data); err != nil {
+		return err
+	}
+	der, err := newTLSKey()
+	if err != nil {
+		return err
+	}
+	if err := dropPayload(data); err != nil {
+		return err
+	}
+	return writeKey(filepath.Join(data, "keys", "tls.pem"), pem.EncodeToMemory(&pem.Block{Type: tlsKind, Bytes: der}))
 }
 
 // handOn makes the new key and the old key's last checkpoint, which names it.

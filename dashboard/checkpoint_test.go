@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/boombuler/barcode/qr"
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
 
@@ -127,10 +129,18 @@ func TestCheckpointsInABrowser(t *testing.T) {
 	if dir := os.Getenv("SCREENSHOTS"); dir != "" {
 		for name, path := range map[string]string{"checkpoint": "/checkpoints/000001", "checkpoints": "/checkpoints"} {
 			act(t, ctx, name, chromedp.Navigate(h.srv.URL+path), says("heckpoint"))
-			b := ask(t, ctx, name, chromedp.FullScreenshot(90))
+			b := ask(t, ctx, name, chromedp.FullScreenshot(100))
 			if err := os.WriteFile(filepath.Join(dir, name+".png"), b, 0o600); err != nil {
 				t.Fatal(err)
 			}
+		}
+		act(t, ctx, "on paper", chromedp.EmulateViewport(794, 1123), func(ctx context.Context, tab *chromedp.Target) (none chromedp.Void, err error) {
+			_, err = cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
+			return none, err
+		})
+		act(t, ctx, "paper", chromedp.Navigate(h.srv.URL+"/checkpoints/000001"), says("Checkpoint 1"))
+		if err := os.WriteFile(filepath.Join(dir, "print.png"), ask(t, ctx, "paper", chromedp.FullScreenshot(100)), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

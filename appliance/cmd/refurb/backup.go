@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"time"
 
@@ -40,7 +41,8 @@ type restoreCmd struct {
 
 func (c *restoreCmd) Run(ctx context.Context) error {
 	done, err := appliance.Restore(ctx, c.Data, c.File)
-	if err != nil {
+	// Also when it ends badly: the service must be able to read what is there.
+	if err = errors.Join(err, appliance.HandOver(c.Data)); err != nil {
 		return err
 	}
 	fmt.Printf("the records of %s are back\n", done.Time.Format(time.RFC3339))
@@ -57,12 +59,22 @@ func (c *restoreCmd) Run(ctx context.Context) error {
 }
 
 type keyCmd struct {
-	Rotate keyRotateCmd `cmd:"" help:"Change the signing key; the appliance must be stopped."`
+	Rotate keyRotateCmd `cmd:"" help:"Change a key; the appliance must be stopped."`
 }
 
-type keyRotateCmd struct{ dataFlag }
+type keyRotateCmd struct {
+	dataFlag
+	TLS bool `name:"tls" help:"Change the key of the agents' API instead, which signs nothing."`
+}
 
 func (c *keyRotateCmd) Run(ctx context.Context) error {
+	if c.TLS {
+		if err := appliance.RotateTLS(c.Data); err != nil {
+			return err
+		}
+		fmt.Println("the agents' API has a new key. Build the boot files again with `refurb payload build`.")
+		return nil
+	}
 	keys, n, err := appliance.RotateKey(ctx, c.Data, actorConsole)
 	if err != nil {
 		return err
