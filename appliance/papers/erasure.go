@@ -177,9 +177,10 @@ func (p *ErasurePaper) judge(end line, o wire.Outcome) {
 	}
 }
 
-// level is what the steps that were done amount to. On flash an overwrite is
-// Clear at most (NIST SP 800-88 rev. 1, table A-8), and telling a disk that
-// blocks are free is nothing at all.
+// level is what the steps that were done amount to. On flash an overwrite through
+// the plug is Clear at most (NIST SP 800-88 rev. 1, table A-8; one that the drive
+// does by itself is another thing), and telling a disk that blocks are free is
+// nothing at all.
 func level(steps []wire.EraseStep, flash bool) wire.Level {
 	got := wire.LevelNone
 	for _, s := range steps {
@@ -187,7 +188,7 @@ func level(steps []wire.EraseStep, flash bool) wire.Level {
 		switch {
 		case s.Result != wire.Done, strings.Contains(m, "discard"), strings.Contains(m, "trim"):
 			continue
-		case flash && strings.Contains(m, "overwrite") && l == wire.LevelPurge:
+		case flash && strings.Contains(m, "overwrite") && !strings.Contains(m, "sanitize") && l == wire.LevelPurge:
 			l = wire.LevelClear
 		}
 		if l == wire.LevelPurge || l == wire.LevelClear && got == wire.LevelNone {
@@ -363,8 +364,14 @@ func abilities(a *wire.Abilities) section {
 	word("ATA word 89 (erase time)", a.ATAMinutes)
 	word("ATA word 90 (enhanced erase time)", a.ATAEnhanced)
 	word("ATA word 128 (security)", a.ATASecurity)
+	if a.NVMeNamespaces != nil {
+		s.fact("NVMe namespaces", count(int64(*a.NVMeNamespaces), ""))
+	}
 	if a.SCSISanitize != nil {
 		s.fact("SCSI SANITIZE", map[bool]string{true: "known to it", false: "not known to it"}[*a.SCSISanitize])
+	}
+	if a.SCSIActions != nil {
+		s.code("SCSI SANITIZE, service actions", fmt.Sprintf("%02Xh", *a.SCSIActions))
 	}
 	s.fact("Not answered", a.Error)
 	return s

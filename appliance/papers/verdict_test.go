@@ -49,6 +49,9 @@ func TestErasureVerdicts(t *testing.T) {
 		"overwritten flash": {change: func(o *wire.Outcome) {
 			o.Erasure.Steps = []wire.EraseStep{{Method: "overwrite with zeroes", Level: wire.LevelPurge, Command: "write", Result: wire.Done}}
 		}, to: "erased", want: wire.Erased, level: wire.LevelClear, says: []string{"Overwriting it is Clear, not Purge", "The agent called the level"}},
+		"overwritten by the drive": {change: func(o *wire.Outcome) {
+			o.Erasure.Steps = []wire.EraseStep{{Method: "nvme sanitize overwrite", Level: wire.LevelPurge, Command: "84h SANACT=3", Result: wire.Done}}
+		}, to: "erased", want: wire.Erased, level: wire.LevelPurge},
 		"overwritten hard disk": {change: func(o *wire.Outcome) {
 			o.Erasure.Medium, o.Erasure.Level = "hdd", wire.LevelClear
 			o.Erasure.Steps = []wire.EraseStep{{Method: "overwrite with zeroes", Level: wire.LevelClear, Command: "write", Result: wire.Done}}
