@@ -304,7 +304,7 @@ func FuzzClassify(f *testing.F) {
 		head, tail = head[:min(len(head), 64<<10)], tail[:min(len(tail), 64<<10)]
 		const size = 256 << 10
 		d := &block{size: size, at: map[int64][]byte{0: head, size - int64(len(tail)): tail}}
-		class, found := Classify(d, d.size, Facts{})
+		class, found := Classify(d, d.size, Facts{ID: thisDisk, Key: ourPublic})
 		empty := strings.Trim(string(head)+string(tail), "\x00") == ""
 		if (class == wire.ClassBlank) != empty || class == wire.ClassUnreadable || len(found) > 40 {
 			t.Fatalf("%s %v, empty %v", class, found, empty)

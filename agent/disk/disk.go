@@ -64,10 +64,11 @@ func Open(plan wire.DiskID, key ed25519.PublicKey, approved ...wire.Class) (*Dis
 // Check reads again, from the descriptor, who the disk is and what it holds, and
 // compares as Open did: minutes may have passed since.
 func (d *Disk) Check(plan wire.DiskID, key ed25519.PublicKey, approved ...wire.Class) error {
-	if err := d.identify(); err != nil {
+	id, err := d.identify()
+	if err != nil {
 		return err
 	}
-	return Check(d, Facts{ID: d.id, Key: key, Lock: lock(d.f)}, plan, approved)
+	return Check(d, Facts{ID: id, Key: key, Lock: lock(d.f)}, plan, approved)
 }
 
 func open(path string) (*Disk, error) {
@@ -88,24 +89,34 @@ func open(path string) (*Disk, error) {
 		return nil, refuse("try another disk", "the disk %s can't be opened: %v", path, err)
 	}
 	d := &Disk{f: os.NewFile(uintptr(fd), path)}
+	if d.id, err = d.identify(); err == nil {
+		err = d.learn()
+	}
+	if err != nil {
+		d.f.Close()
+		return nil, err
+	}
 	return d, nil
 }
 
-// identify fills id from the descriptor, whatever the path said.
-func (d *Disk) identify() error {
-	path := d.f.Name()
+// identify asks the descriptor who the disk is, whatever the path said.
+func (d *Disk) identify() (wire.DiskID, error) {
 	id, err := hardware.OpenedIdentity("/", d.f)
 	if err != nil {
-		return refuse(again, "%v", err)
+		return id, refuse(again, "%v", err)
 	}
-	id.Path = path
-	d.id = id
+	id.Path = d.f.Name()
 	if ro, err := unix.IoctlGetInt(d.fd(), unix.BLKROGET); err != nil || ro != 0 {
-		return refuse("try another disk", "the disk %s is write-protected", path)
+		return id, refuse("try another disk", "the disk %s is write-protected", id.Path)
 	}
+	return id, nil
+}
+
+// learn finds out what the disk can do.
+func (d *Disk) learn() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(d.fd(), &st); err != nil {
-		return fmt.Errorf("looking at %s: %w", path, err)
+		return fmt.Errorf("looking at %s: %w", d.f.Name(), err)
 	}
 	b, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/queue/write_zeroes_max_bytes", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
 	n, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)

@@ -104,6 +104,45 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// A disk that has become another one since it was opened, or holds something
+// else, is refused by the same words as one that is opened so.
+func TestCheckAgain(t *testing.T) {
+	id, file := loop(t, 24<<20)
+	d, err := Open(id, nil, wire.ClassBlank)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.Check(id, nil, wire.ClassBlank); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(want string) {
+		t.Helper()
+		if r, ok := errors.AsType[*Refusal](d.Check(id, nil, wire.ClassBlank)); !ok || !strings.Contains(r.Message, want) || r.Next == "" {
+			t.Errorf("%v, want %q", r, want)
+		}
+	}
+	b := Buffer(4096)
+	copy(b, "somebody's letters")
+	if _, err := d.WriteAt(b, 12<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.WriteAt(b, 24<<20-4096); err != nil {
+		t.Fatal(err)
+	}
+	refused(`holds "data" now: unknown data`)
+	if err := os.Truncate(file, 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("losetup", "--set-capacity", id.Path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	refused(`its size is "33554432", not "25165824"`)
+	if d.ID() != id {
+		t.Error("the disk that was opened is another one now")
+	}
+}
+
 // partition makes a node for a disk's first partition: where nothing watches the
 // kernel there is none.
 func partition(t *testing.T, disk string) string {

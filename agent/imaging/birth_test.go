@@ -87,6 +87,43 @@ func TestBirth(t *testing.T) {
 	}
 }
 
+// A slot of the image may share a block of the disk with the record.
+func TestBirthBesideSlot(t *testing.T) {
+	p := paint(t, 3, 13<<20, 4096)
+	file := filepath.Join(t.TempDir(), "esp")
+	cmd := exec.Command("sh", "-e", "-c", fmt.Sprintf("truncate -s 1M %[1]s; mkfs.fat -F 12 -s 1 -r 128 %[1]s; mmd -i %[1]s ::EFI; head -c %[2]d /dev/zero | tr '\\0' S | mcopy -i %[1]s - ::SLOT", file, images.SlotSize))
+	cmd.Env = append(os.Environ(), "MTOOLS_SKIP_CHECK=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(p.raw[1<<20:], b)
+	at := int64(bytes.Index(p.raw, bytes.Repeat([]byte("S"), images.SlotSize)))
+	if at < 1<<20 || (at+images.SlotSize)%4096 == 0 {
+		t.Fatal("the slot ends with a block:", at)
+	}
+	p.pack(t, 4096)
+	p.m.Grow = 2
+	p.m.Slots = []images.Slot{{Name: "checkin", Offset: at, Length: images.SlotSize}}
+	want := *p
+	want.raw = bytes.Clone(p.raw)
+	putRecord(t, want.raw, 1<<20, 4096)
+	if end := at + images.SlotSize; bytes.Equal(want.raw[end:end+512], p.raw[end:end+512]) {
+		t.Fatal("the record doesn't lie behind the slot")
+	}
+	d := newMemory(18<<20, 4096)
+	job := p.birthJob(t)
+	out, _ := Write(t.Context(), d, job, new(Meter))
+	judge(t, &want, d, job, out, false)
+	mustDone(t, out, p.m.Bytes)
+	if got := string(bytes.TrimRight(d.data[at:at+images.SlotSize], " \n")); got != "{}" || out.Birth == "" {
+		t.Errorf("the slot holds %q; %+v", got, out)
+	}
+}
+
 // An image without a place for the record is written all the same.
 func TestNoBirth(t *testing.T) {
 	for name, c := range map[string]struct {
