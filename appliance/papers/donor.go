@@ -254,10 +254,11 @@ func donorLine(f facts, key ed25519.PrivateKey, c *Counts, months map[string]int
 }
 
 func mediumKey(id wire.DiskID) string {
-	if id.Serial != "" {
-		return id.Serial + " " + strconv.FormatInt(id.Bytes, 10)
+	name := id.Serial + " " + id.WWN
+	if id.Serial == "" {
+		name = id.Path
 	}
-	return id.Path + " " + strconv.FormatInt(id.Bytes, 10)
+	return name + " " + strconv.FormatInt(id.Bytes, 10)
 }
 
 // firstSeen lists the media that may have held data when they were first seen in

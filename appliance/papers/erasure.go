@@ -132,7 +132,7 @@ func (p *ErasurePaper) judge(end line, o wire.Outcome) {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("The agent called the level %q. No step that it reports as done amounts to that on this medium.", e.Level))
 	}
 	if p.Level == wire.LevelClear && p.Medium.flash() {
-		p.Warnings = append(p.Warnings, "This medium is flash, or may be. Overwriting it is Clear, not Purge: flash keeps spare blocks that no overwriting reaches, and they may hold older data.")
+		p.Warnings = append(p.Warnings, "This medium is flash, or may be, and what was done to it is Clear, not Purge: flash keeps spare blocks that this doesn’t reach for certain, and they may hold older data.")
 	}
 	p.Result = e.Result
 	for _, x := range e.Exceptions {

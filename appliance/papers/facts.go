@@ -160,14 +160,18 @@ func (f facts) reportBefore(seq int64) (wire.Report, error) {
 	return document[wire.Report](f, at)
 }
 
-// diskIn finds a disk in a report by all that doesn't change with its plug.
-func diskIn(rep wire.Report, id wire.DiskID) *wire.Disk {
+// diskIn finds a disk in a report by all that doesn't change with its plug; of
+// twins, the one in the same plug.
+func diskIn(rep wire.Report, id wire.DiskID) (found *wire.Disk) {
 	for i, d := range rep.Disks {
-		if d.Serial == id.Serial && d.Bytes == id.Bytes && (d.Serial != "" || d.Path == id.Path) {
-			return &rep.Disks[i]
+		if d.Serial != id.Serial || d.Bytes != id.Bytes || d.Serial == "" && d.Path != id.Path {
+			continue
+		}
+		if found == nil || d.Path == id.Path {
+			found = &rep.Disks[i]
 		}
 	}
-	return nil
+	return found
 }
 
 // mayHold reports whether a class may be somebody's data. What can't be named is.

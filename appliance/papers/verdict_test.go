@@ -48,7 +48,7 @@ func TestErasureVerdicts(t *testing.T) {
 		}, to: "erased", want: wire.ErasureUnknown, level: wire.LevelNone},
 		"overwritten flash": {change: func(o *wire.Outcome) {
 			o.Erasure.Steps = []wire.EraseStep{{Method: "overwrite with zeroes", Level: wire.LevelPurge, Command: "write", Result: wire.Done}}
-		}, to: "erased", want: wire.Erased, level: wire.LevelClear, says: []string{"Overwriting it is Clear, not Purge", "The agent called the level"}},
+		}, to: "erased", want: wire.Erased, level: wire.LevelClear, says: []string{"is Clear, not Purge", "The agent called the level"}},
 		"overwritten by the drive": {change: func(o *wire.Outcome) {
 			o.Erasure.Steps = []wire.EraseStep{{Method: "nvme sanitize overwrite", Level: wire.LevelPurge, Command: "84h SANACT=3", Result: wire.Done}}
 		}, to: "erased", want: wire.Erased, level: wire.LevelPurge},
