@@ -24,6 +24,9 @@ type facts struct {
 	lines  []line            // the whole chain, checked
 	docs   map[string][]byte // what lines point to, by hash, checked
 	keys   []rotation        // by time
+	// keyless: the history of the house is damaged, and nobody knows when its key
+	// was changed.
+	keyless bool
 }
 
 // rotation is a change of the appliance's key.
@@ -33,8 +36,11 @@ type rotation struct {
 }
 
 // keyAt is the key that the appliance signed images with at a time; now is
-// today's.
+// today's. Empty: not known.
 func (f facts) keyAt(t time.Time, now string) string {
+	if f.keyless {
+		return ""
+	}
 	for _, r := range f.keys {
 		if t.Before(r.at) {
 			return r.old

@@ -175,7 +175,7 @@ func (p *ImagingPaper) face() face {
 	img := section{Title: "The image"}
 	img.fact("Name", or(p.Image, "not recorded"))
 	img.code("Root of its hashes (BLAKE3)", p.Root)
-	img.code("Its signature's key (Ed25519)", p.SignedBy)
+	img.code("Its signature's key (Ed25519)", or(p.SignedBy, "not known: the history of the house is damaged"))
 	disk := section{Title: "The disk"}
 	disk.fact("Maker and model", or(p.Disk.Model, "not given by the disk"))
 	disk.code("Serial number", or(p.Disk.Serial, "none given by the disk"))

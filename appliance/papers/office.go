@@ -174,7 +174,10 @@ func (o *Office) check(ctx context.Context, device string, entries []audit.Entry
 	}
 	f := facts{device: device, docs: map[string][]byte{}}
 	if device != "" {
-		if f.keys, err = o.rotations(ctx); err != nil {
+		var broken *audit.Trouble
+		if f.keys, err = o.rotations(ctx); errors.As(err, &broken) {
+			f.keyless = true // damage to the house leaves the devices their papers
+		} else if err != nil {
 			return facts{}, err
 		}
 	}
@@ -209,7 +212,7 @@ func (o *Office) rotations(ctx context.Context) ([]rotation, error) {
 	}
 	events, err := audit.Events("", entries)
 	if err != nil {
-		return nil, fmt.Errorf("no paper is made beside a damaged history of the house: %w", err)
+		return nil, err
 	}
 	o.house, o.rotated = head, nil
 	for _, e := range events {

@@ -220,6 +220,14 @@ func TestKeyOfTheDay(t *testing.T) {
 			t.Errorf("%s: %s, want %s", job, got, want)
 		}
 	}
+	// A damaged history of the house leaves a device its papers, and no guess.
+	b.chains[""] = b.chains[""][1:]
+	if page := string(write(t, New(b, key), Imaging, "FIRST", HTML)); !strings.Contains(page, "not known: the history of the house is damaged") {
+		t.Error("the key of an image is guessed")
+	}
+	if err := New(b, key).Write(t.Context(), &bytes.Buffer{}, Donor, "LOT1", JSON); err == nil {
+		t.Error("a donor's report rests on a damaged history")
+	}
 }
 
 func TestDonorCounts(t *testing.T) {
