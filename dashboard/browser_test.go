@@ -139,6 +139,18 @@ func TestInABrowser(t *testing.T) {
 	if s := other.device().Job.State; s != workshop.Held {
 		t.Errorf("the other PC is %s", s)
 	}
+	act(t, ctx, "erasing the other", chromedp.Click(`.tile.hold a`), says("Everything on the disk will be destroyed."), says("Live"),
+		chromedp.SendKeys(`.eraser input.serial`, "k778"), chromedp.Click(`.eraser [value=sample]`))
+	h.srv.CloseClientConnections()
+	act(t, ctx, "typing on", says("Not live"), says("Live"), chromedp.Sleep(time.Second), chromedp.SendKeys(`.eraser input.serial`, "12"),
+		chromedp.Click(`.eraser .btn.stop`), says("The PC begins to erase"))
+	other.erase().progress(wire.PhaseErasing, 128*gb, 512*gb, 400_000_000)
+	if c := other.plan.Erase.Check; c != wire.CheckSample {
+		t.Errorf("what was chosen was lost: %s", c)
+	}
+	act(t, ctx, "its progress", says("Erasing"), says("25%"))
+	other.ended(other.erasure())
+	act(t, ctx, "erased", says("what was read back is empty"), says("Purge"))
 }
 
 // A server that is restarted under an open page: the browser comes back by itself.
