@@ -15,6 +15,7 @@ import (
 
 	"refurb/agent/disk"
 	"refurb/agent/drivers"
+	"refurb/agent/erase"
 	"refurb/agent/hardware"
 	"refurb/agent/health"
 	"refurb/agent/link"
@@ -123,6 +124,7 @@ func (a *agent) examine(ctx context.Context, found drivers.Result) wire.Report {
 		d := &r.Disks[i]
 		seen := *d
 		looks.Go(func() { d.Health = health.Read(ctx, seen) })
+		looks.Go(func() { d.Abilities = erase.Look(ctx, seen.Path, seen.Transport) })
 		looks.Go(func() { d.Class, d.Found = disk.Inspect(ctx, d.DiskID, a.cfg.Key) })
 	}
 	looks.Wait()
@@ -157,6 +159,22 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 			}
 			if last.Result != wire.Done {
 				a.show(failed(last.Cause, last.Next))
+			}
+		case plan.Action == wire.ActionErase && !tried[plan.Job]:
+			tried[plan.Job] = true
+			out, touched := a.erase(ctx, plan)
+			if ctx.Err() != nil {
+				return out, context.Cause(ctx)
+			}
+			if last = (wire.Outcome{}); out.Result != wire.Done {
+				last = out
+				a.show(failed(out.Cause, out.Next))
+			}
+			if touched { // the disk holds something else now
+				if plan, err = a.lookAgain(ctx); err != nil {
+					return last, err
+				}
+				continue
 			}
 		case last.Result == wire.Failed && plan.Action != wire.ActionHold:
 			// The screen keeps saying what went wrong until somebody acts.

@@ -50,25 +50,31 @@ func (a *agent) image(ctx context.Context, plan wire.Plan) wire.Outcome {
 	<-watched
 	stop(nil)
 
+	j.conclude(ctx, &out)
+	if out.Result == wire.Done {
+		j.linger(ctx, j.frames)
+	}
+	return out
+}
+
+// conclude shows how the job ended and returns when the appliance has stored it,
+// or ctx has ended.
+func (j *job) conclude(ctx context.Context, out *wire.Outcome) {
 	out.Cause, out.Next = text(out.Cause), text(out.Next)
-	a.log.Info("outcome", "result", out.Result, "cause", out.Cause, "read_back", out.ReadBack, "finish", out.Finish)
+	j.log.Info("outcome", "result", out.Result, "cause", out.Cause, "read_back", out.ReadBack, "finish", out.Finish)
 	v := screen.View{Kind: screen.Working, Title: "Telling the appliance", Percent: -1}
 	if out.Result != wire.Done {
 		v = failed(out.Cause, out.Next)
 	}
-	a.show(v)
-	err := j.event(ctx, wire.Event{Kind: wire.EventOutcome, Outcome: &out})
+	j.show(v)
+	err := j.event(ctx, wire.Event{Kind: wire.EventOutcome, Outcome: out})
 	if err != nil && ctx.Err() == nil {
 		// Refused for good: the disk is as it is, but for the workshop this PC is
 		// not done.
 		cause, next := refusalOf(err)
 		out.Result, out.Cause, out.Next = wire.Failed, text("the appliance refused the outcome: "+cause), text(next)
-		a.log.Error("outcome refused", "err", err)
+		j.log.Error("outcome refused", "err", err)
 	}
-	if out.Result == wire.Done {
-		j.linger(ctx, j.frames)
-	}
-	return out
 }
 
 // write is the way from a plan to an outcome. It reports the first two steps
@@ -253,22 +259,29 @@ func (j *job) begun() int {
 	return n.Times
 }
 
-// watch shows how far the job is and tells the appliance, once a second, until
-// ctx ends. The appliance's answer may be to stop.
+// watch shows how far the imaging is.
 func (j *job) watch(ctx context.Context, stop context.CancelCauseFunc) {
+	j.follow(ctx, stop, j.meter.Progress, func(p wire.Progress) screen.View {
+		v := picture(p, j.plan.Image.Name, j.meter.Waits())
+		if j.testing.Load() {
+			v.Detail = "the disk tests itself, this may take some minutes"
+		}
+		return v
+	})
+}
+
+// follow shows how far the job is and tells the appliance, once a second, until
+// ctx ends. The appliance's answer may be to stop.
+func (j *job) follow(ctx context.Context, stop context.CancelCauseFunc, look func() wire.Progress, paint func(wire.Progress) screen.View) {
 	var r rate
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for sent := make(chan struct{}, 1); ; {
-		p := j.meter.Progress()
+		p := look()
 		p.Job = j.plan.Job
 		p.Rate = r.over(p, time.Now())
 		if p.Phase != "" {
-			v := picture(p, j.plan.Image.Name, j.meter.Waits())
-			if j.testing.Load() {
-				v.Detail = "the disk tests itself, this may take some minutes"
-			}
-			j.show(v)
+			j.show(paint(p))
 			select {
 			case sent <- struct{}{}: // one at a time; a slow one is not waited for
 				go func() {
@@ -300,8 +313,11 @@ func (j *job) tell(ctx context.Context, p wire.Progress, stop context.CancelCaus
 	default:
 		j.lost(nil)
 		if reply.Stop {
-			stop(&wire.Error{Message: "stopped by the workshop: " + orElse(reply.Why, "no reason was given"),
-				Next: "ask for imaging again on the dashboard if this PC is to be done"})
+			next := "ask for imaging again on the dashboard if this PC is to be done"
+			if j.plan.Action == wire.ActionErase {
+				next = "ask for erasing again on the dashboard: nobody knows what is on the disk"
+			}
+			stop(&wire.Error{Message: "stopped by the workshop: " + orElse(reply.Why, "no reason was given"), Next: next})
 		}
 	}
 }
@@ -310,6 +326,8 @@ var phases = map[wire.Phase]string{
 	wire.PhaseImaging:   "Writing",
 	wire.PhaseVerifying: "Reading back",
 	wire.PhaseFinishing: "Finishing",
+	wire.PhaseErasing:   "Erasing",
+	wire.PhaseChecking:  "Checking that it is erased",
 }
 
 func picture(p wire.Progress, image, waits string) screen.View {
