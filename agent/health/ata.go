@@ -13,7 +13,7 @@ import (
 
 const smartKey = 0xc24f00 // in the LBA of every SMART command
 
-// give sends a SMART command by its feature.
+// smartCommand gives a SMART command by its feature.
 func smartCommand(d drive.Drive, feature, low byte, data []byte) (drive.Registers, error) {
 	c := drive.ATA{Command: 0xb0, Feature: uint16(feature), LBA: smartKey | uint64(low), Data: data, Limit: commandTime}
 	if data != nil {
