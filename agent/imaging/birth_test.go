@@ -20,11 +20,35 @@ import (
 
 var born = bytes.Repeat([]byte("what was put on this disk. "), 40)
 
+// espAt is in the second frame: unlike the first it may be claimed.
+const espAt = 5 << 20
+
+// tabled puts partition 1, the EFI system partition, at first to last and
+// partition 2 behind it from next on; zero leaves the end of one as it is.
+func (p *picture) tabled(block int, kind byte, first, last, next, end int64) {
+	b := int64(block)
+	array := p.raw[2*block:][:128*128]
+	array[0] = kind
+	le.PutUint64(array[32:], uint64(first/b))
+	le.PutUint64(array[40:], uint64(last/b-1))
+	le.PutUint64(array[128+32:], uint64(next/b))
+	if end != 0 {
+		le.PutUint64(array[128+40:], uint64(end/b-1))
+	}
+	h := p.raw[block:]
+	le.PutUint32(h[88:], crc(array))
+	clear(h[16:20])
+	le.PutUint32(h[16:], crc(h[:92]))
+}
+
+const espKind = 0x28 // the first byte of its type
+
 // paintESP makes an image whose EFI system partition was made by mkfs.fat, and
 // the same with the record on it, as it must be on a disk.
 func paintESP(t *testing.T, block int) (p, want *picture) {
 	t.Helper()
-	p = paint(t, 3, 13<<20, block)
+	p = paint(t, 3, 9<<20, block)
+	p.tabled(block, espKind, espAt, espAt+1<<20, espAt+1<<20, 0)
 	file := filepath.Join(t.TempDir(), "esp")
 	script := fmt.Sprintf("truncate -s 1M %[1]s; mkfs.fat -F 12 -S %[2]d -s 1 -r 128 %[1]s; mmd -i %[1]s ::EFI ::EFI/BOOT; echo loader | mcopy -i %[1]s - ::EFI/BOOT/BOOTX64.EFI", file, block)
 	cmd := exec.Command("sh", "-e", "-c", script)
@@ -36,20 +60,20 @@ func paintESP(t *testing.T, block int) (p, want *picture) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	copy(p.raw[1<<20:], b)
+	copy(p.raw[espAt:], b)
 	p.pack(t, block)
 	p.m.Grow = 2
 	p.m.Slots = []images.Slot{{Name: "checkin", Offset: 9 << 19, Length: images.SlotSize}}
 	w := *p
 	w.raw = bytes.Clone(p.raw)
-	putRecord(t, w.raw, 1<<20, block)
+	putRecord(t, w.raw, block)
 	return p, &w
 }
 
 // putRecord puts the record into a raw image.
-func putRecord(t *testing.T, raw []byte, size int64, block int) {
+func putRecord(t *testing.T, raw []byte, block int) {
 	t.Helper()
-	v, err := esp.Open(bytes.NewReader(raw), 1<<20, size)
+	v, err := esp.Open(bytes.NewReader(raw), espAt, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +113,8 @@ func TestBirth(t *testing.T) {
 
 // A slot of the image may share a block of the disk with the record.
 func TestBirthBesideSlot(t *testing.T) {
-	p := paint(t, 3, 13<<20, 4096)
+	p := paint(t, 3, 9<<20, 4096)
+	p.tabled(4096, espKind, espAt, espAt+1<<20, espAt+1<<20, 0)
 	file := filepath.Join(t.TempDir(), "esp")
 	cmd := exec.Command("sh", "-e", "-c", fmt.Sprintf("truncate -s 1M %[1]s; mkfs.fat -F 12 -s 1 -r 128 %[1]s; mmd -i %[1]s ::EFI; head -c %[2]d /dev/zero | tr '\\0' S | mcopy -i %[1]s - ::SLOT", file, images.SlotSize))
 	cmd.Env = append(os.Environ(), "MTOOLS_SKIP_CHECK=1")
@@ -100,9 +125,9 @@ func TestBirthBesideSlot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	copy(p.raw[1<<20:], b)
+	copy(p.raw[espAt:], b)
 	at := int64(bytes.Index(p.raw, bytes.Repeat([]byte("S"), images.SlotSize)))
-	if at < 1<<20 || (at+images.SlotSize)%4096 == 0 {
+	if at < espAt || (at+images.SlotSize)%4096 == 0 {
 		t.Fatal("the slot ends with a block:", at)
 	}
 	p.pack(t, 4096)
@@ -110,7 +135,7 @@ func TestBirthBesideSlot(t *testing.T) {
 	p.m.Slots = []images.Slot{{Name: "checkin", Offset: at, Length: images.SlotSize}}
 	want := *p
 	want.raw = bytes.Clone(p.raw)
-	putRecord(t, want.raw, 1<<20, 4096)
+	putRecord(t, want.raw, 4096)
 	if end := at + images.SlotSize; bytes.Equal(want.raw[end:end+512], p.raw[end:end+512]) {
 		t.Fatal("the record doesn't lie behind the slot")
 	}
@@ -130,32 +155,20 @@ func TestNoBirth(t *testing.T) {
 		spoil func(p *picture)
 		want  string
 	}{
-		"no file system": {func(p *picture) { clear(p.raw[1<<20:][:512]) }, "holds no FAT"},
-		"damaged":        {func(p *picture) { clear(p.raw[1<<20+512:][:8]); copy(p.raw[1<<20+13:], "\x80") }, "damaged"},
+		"no file system": {func(p *picture) { clear(p.raw[espAt:][:512]) }, "holds no FAT"},
+		"damaged":        {func(p *picture) { clear(p.raw[espAt+512:][:8]) }, "damaged"},
 		"full": {func(p *picture) {
-			for i := 1<<20 + 512; i < 1<<20+512*7; i++ {
+			for i := espAt + 512; i < espAt+512*7; i++ {
 				if p.raw[i] == 0 {
 					p.raw[i] = 0xff
 				}
 			}
 		}, "no room"},
-		"no EFI system partition": {func(p *picture) {
-			array := p.raw[1024:][:128*128]
-			array[0]++
-			h := p.raw[512:]
-			le.PutUint32(h[88:], crc(array))
-			clear(h[16:20])
-			le.PutUint32(h[16:], crc(h[:92]))
-		}, "no EFI system partition"},
+		"no EFI system partition": {func(p *picture) { p.tabled(512, 1, espAt, espAt+1<<20, espAt+1<<20, 0) }, "no EFI system partition"},
 		"in the last MiB": {func(p *picture) {
-			array := p.raw[1024:][:128*128]
-			le.PutUint64(array[32:], uint64(len(p.raw)-600<<10)/512)
-			le.PutUint64(array[40:], uint64(len(p.raw)-100<<10)/512)
-			le.PutUint64(array[128+40:], uint64(len(p.raw)-700<<10)/512)
-			h := p.raw[512:]
-			le.PutUint32(h[88:], crc(array))
-			clear(h[16:20])
-			le.PutUint32(h[16:], crc(h[:92]))
+			n := int64(len(p.raw))
+			p.tabled(512, espKind, n-600<<10, n-100<<10, 2<<20, n-700<<10)
+			p.m.Grow = 0
 		}, "first or last MiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -182,8 +195,7 @@ func TestNoBirth(t *testing.T) {
 func TestBirthFaults(t *testing.T) {
 	p, want := paintESP(t, 512)
 	run := func(fault func(n int, op string, off, length int64) trick) (*memory, wire.Outcome) {
-		d := newMemory(18<<20, 512)
-		d.before = bytes.Clone(d.data)
+		d := newMemory(12<<20, 512)
 		d.fault = fault
 		job := p.birthJob(t)
 		out, _ := Write(t.Context(), d, job, new(Meter))
@@ -195,10 +207,10 @@ func TestBirthFaults(t *testing.T) {
 		return d, out
 	}
 	small := func(op string, off, length int64) bool { // only the record's are so
-		return op != "sync" && off >= 1<<20 && off+length <= 2<<20 && length < 64<<10
+		return op != "sync" && off >= espAt && off+length <= espAt+1<<20 && length < 64<<10
 	}
 	seen := 0
-	for _, kind := range []trick{drop, flip, broken, full, astray, stale} {
+	for _, kind := range []trick{drop, flip, broken, astray} {
 		for at := 1 + int(kind)%every; ; at += every {
 			n, hit := 0, ""
 			_, out := run(func(_ int, op string, off, length int64) trick {
@@ -217,7 +229,7 @@ func TestBirthFaults(t *testing.T) {
 			seen++
 			// A read that goes wrong may hit what doesn't matter; the disk is right, as
 			// judge has seen.
-			harmless := kind == stale || hit == "read" && kind != broken && kind != full
+			harmless := hit == "read" && kind != broken
 			if out.Result == wire.Done && !harmless {
 				t.Errorf("fault %v at the record's operation %d (%s) went unnoticed", kind, at, hit)
 			}
@@ -226,7 +238,7 @@ func TestBirthFaults(t *testing.T) {
 			}
 		}
 	}
-	if seen*every < 60 {
+	if seen*every < 30 {
 		t.Errorf("only %d operations", seen)
 	}
 }
@@ -242,7 +254,7 @@ func TestBirthPowerCut(t *testing.T) {
 		d.durable = bytes.Clone(d.data)
 		n := 0
 		d.fault = func(_ int, op string, off, length int64) trick {
-			if op == "write" && off >= 1<<20 && off < 2<<20 && length < 64<<10 {
+			if op == "write" && off >= espAt && off < espAt+1<<20 && length < 64<<10 {
 				if n++; n == at {
 					return dies
 				}
