@@ -15,21 +15,22 @@ import (
 	"refurb/images"
 )
 
-// drive is one disk of the PC: what it holds in truth, and a memory of its own
+// medium is one disk of the PC: what it holds in truth, and a memory of its own
 // that a power cut empties.
-type drive struct {
+type medium struct {
 	w    *world
 	name string
 	wire.Disk
 	victim bool // the faults are for this one
 
-	mu      sync.Mutex
-	data    []byte   // as reads see it
-	durable []byte   // as of the last flush
-	before  []byte   // what each byte was before it was last written
-	pending []extent // written since the last flush
-	gone    bool
-	writes  int
+	mu        sync.Mutex
+	data      []byte   // as reads see it
+	durable   []byte   // as of the last flush
+	before    []byte   // what each byte was before it was last written
+	pending   []extent // written since the last flush
+	gone      bool
+	*firmware // nil: it takes no commands
+	writes    int
 	// echo makes the disk give back what was written to it although it keeps
 	// something else: no program can find that out. Only tests of the oracle set it.
 	echo []byte
@@ -37,21 +38,21 @@ type drive struct {
 
 type extent struct{ off, n int64 }
 
-func (w *world) drive(name, path string, size int64, block int) *drive {
-	d := &drive{w: w, name: name, data: make([]byte, size)}
+func (w *world) drive(name, path string, size int64, block int) *medium {
+	d := &medium{w: w, name: name, data: make([]byte, size)}
 	d.DiskID = wire.DiskID{Path: path, Serial: fmt.Sprintf("CAMPAIGN-%06X", crc32.ChecksumIEEE([]byte(name))&0xffffff), Model: "Campaign " + name, Bytes: size, LogicalBlock: block}
 	d.Transport = wire.TransportSATA
 	return d
 }
 
 // remember begins what only the victim needs: it costs three times its size.
-func (d *drive) remember() {
+func (d *medium) remember() {
 	d.victim, d.durable, d.before = true, bytes.Clone(d.data), bytes.Clone(d.data)
 }
 
 // handle is a drive opened by one process.
 type handle struct {
-	*drive
+	*medium
 	p  *process
 	id wire.DiskID
 }
@@ -72,7 +73,7 @@ func (p *process) open(plan wire.DiskID, approved ...wire.Class) (*handle, error
 	if d == nil || d.gone {
 		return nil, &disk.Refusal{Message: "the disk " + plan.Path + " is gone", Next: "look whether the disk is plugged in"}
 	}
-	h := &handle{drive: d, p: p, id: d.DiskID}
+	h := &handle{medium: d, p: p, id: d.DiskID}
 	h.id.Path = plan.Path
 	return h, h.Check(plan, p.w.key(), approved...)
 }
@@ -94,7 +95,11 @@ func (h *handle) step(op string, off, n int64) (faultKind, uint64, error) {
 	}
 	var lie fault
 	if h.victim && !h.p.dead.Load() {
-		for _, f := range h.w.due(op, "op") {
+		at := []string{op, "op"}
+		if op != "look" {
+			at = append(at, "change")
+		}
+		for _, f := range h.w.due(at...) {
 			switch f.kind {
 			case "stall":
 				if op != "read" || !h.Rotational {
@@ -113,6 +118,9 @@ func (h *handle) step(op string, off, n int64) (faultKind, uint64, error) {
 		return "", 0, unix.EINVAL
 	case h.p.dead.Load(), h.gone:
 		return "", 0, unix.ENODEV
+	}
+	if h.tick(); h.firmware != nil && h.status == 2 && op != "command" {
+		return "", 0, unix.EIO
 	}
 	if op == "write" || op == "zero" {
 		h.writes++
@@ -237,7 +245,7 @@ func (h *handle) Sync() error {
 }
 
 // powerCut drops what was not flushed: of every write all, nothing or a part.
-func (d *drive) powerCut(draw func(n uint64) uint64) {
+func (d *medium) powerCut(draw func(n uint64) uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.durable == nil {

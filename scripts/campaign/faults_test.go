@@ -45,6 +45,7 @@ var places = []struct {
 	{"write", 8, 6, "drop flip astray error full torn stall"},
 	{"zero", 3, 3, "drop error astray stall"},
 	{"sync", 7, 4, "lost lost error stall"},
+	{"command", 8, 3, "error late refuse lie part stall power crash kill"},
 	{"op", 1000, 1, "vanish crash power kill swap cancel"},
 	{"change", 30, 8, "vanish crash power kill swap cancel unplug"},
 	{"open", 1, 3, "swap vanish power crash kill"},
@@ -65,7 +66,8 @@ var places = []struct {
 // what is dropped, and then read from another place that happens to hold it. No
 // program can find that out, so those of a run are either of writing or of
 // reading.
-var writeLies = map[string]bool{"write drop": true, "write flip": true, "write astray": true, "zero drop": true, "zero astray": true, "sync lost": true}
+var writeLies = map[string]bool{"write drop": true, "write flip": true, "write astray": true, "zero drop": true, "zero astray": true, "sync lost": true,
+	"command lie": true, "command part": true}
 var readLies = map[string]bool{"read flip": true, "read stale": true, "read astray": true, "look flip": true, "look astray": true}
 
 // draw makes the faults of a run.

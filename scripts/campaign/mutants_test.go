@@ -69,7 +69,7 @@ func TestJudgeNotices(t *testing.T) {
 		}, "false"},
 		{"an agent that writes to the stick as well", func(_ *testing.T, w *world) {
 			w.broken.open = func(h *handle) agent.Disk {
-				return elsewhere{h, &handle{drive: w.at("/dev/campaign-b"), p: h.p, id: h.id}}
+				return elsewhere{h, &handle{medium: w.at("/dev/campaign-b"), p: h.p, id: h.id}}
 			}
 		}, "wrong"},
 		{"an appliance that forgets that the disk is being written", func(_ *testing.T, w *world) {

@@ -33,8 +33,8 @@ type world struct {
 
 	mu     sync.Mutex
 	rand   *rand.Rand
-	drives map[string]*drive // by path, as they are plugged in now
-	all    []*drive
+	drives map[string]*medium // by path, as they are plugged in now
+	all    []*medium
 	picture
 	standing bool
 	erase    *workshop.EraseWish // what the lead wants first
@@ -67,13 +67,13 @@ const (
 	maxBoots = 4
 	patience = 3 * time.Hour // of people with one boot
 	target   = "/dev/campaign-a"
-	erasing  = false
+	erasing  = true
 )
 
 // newWorld draws a run from its seed.
 func newWorld(seed uint64, dir string) *world {
 	r := rand.New(rand.NewPCG(seed, 4))
-	w := &world{seed: seed, rand: r, drives: map[string]*drive{}}
+	w := &world{seed: seed, rand: r, drives: map[string]*medium{}}
 	w.script = &script{passed: map[string]int{}, hit: map[string]int{}, start: time.Now()}
 	w.judge, w.net = newJudge(w), newNetwork(w)
 	w.house, w.pc = &house{w: w, dir: dir}, &pc{w: w, events: make(chan string, 100)}
@@ -81,7 +81,9 @@ func newWorld(seed uint64, dir string) *world {
 
 	size := w.m.Bytes + []int64{0, 512 * 7 * 8, 3 << 20}[r.IntN(3)]
 	d := w.drive("TARGET", target, size, w.m.Block)
-	d.Rotational = r.IntN(3) == 0
+	if d.Rotational = r.IntN(3) == 0; !d.Rotational {
+		d.Transport, d.firmware = wire.TransportNVMe, &firmware{sanicap: r.Uint32N(4)}
+	}
 	switch r.IntN(4) {
 	case 0: // somebody's data
 		for i := range d.data[:min(size, 2<<20)] {
@@ -110,21 +112,21 @@ func newWorld(seed uint64, dir string) *world {
 	return w
 }
 
-func (w *world) plug(d *drive) {
+func (w *world) plug(d *medium) {
 	w.drives[d.Path] = d
 	w.all = append(w.all, d)
 }
 
-func (w *world) at(path string) *drive {
+func (w *world) at(path string) *medium {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.drives[path]
 }
 
-func (w *world) bySerial(serial string) *drive {
+func (w *world) bySerial(serial string) *medium {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	i := slices.IndexFunc(w.all, func(d *drive) bool { return d.Serial == serial })
+	i := slices.IndexFunc(w.all, func(d *medium) bool { return d.Serial == serial })
 	if i < 0 {
 		return nil
 	}
@@ -326,8 +328,11 @@ func (p *process) config(id, state string) agent.Config {
 					p.w.say("%v", err)
 					return nil, err
 				}
-				if f := p.w.broken.open; f != nil {
+				switch f := p.w.broken.open; {
+				case f != nil:
 					return f(h), nil
+				case h.firmware != nil:
+					return nvme{h}, nil
 				}
 				return h, nil
 			},
@@ -347,7 +352,7 @@ func (p *process) report(id string) wire.Report {
 		if d == nil || d.gone {
 			continue
 		}
-		h := &handle{drive: d, p: p, id: d.DiskID}
+		h := &handle{medium: d, p: p, id: d.DiskID}
 		w := d.Disk
 		w.Class, w.Found = disk.Classify(looker{h}, d.Bytes, disk.Facts{ID: h.id, Key: p.w.key()})
 		r.Disks = append(r.Disks, w)
@@ -360,7 +365,7 @@ func (p *process) report(id string) wire.Report {
 func (w *world) lead() {
 	ctx := context.Background()
 	failedFor := map[string]int{}
-	erased := false
+	erased, wishes := false, 0
 	tried := func(job string, err error) {
 		if failedFor[job]++; err != nil && failedFor[job]%8 == 0 {
 			w.pc.restart()
@@ -382,10 +387,13 @@ func (w *world) lead() {
 				continue
 			}
 			switch j := *d.Job; {
-			case j.State == workshop.Held && w.erase != nil && !erased:
+			case j.State == workshop.Held && w.erase != nil && !erased && wishes < 2:
 				if t := w.at(target); t != nil {
 					err := l.reg.Erase(ctx, lead, d.ID, target, t.Serial[len(t.Serial)-6:], *w.erase)
 					w.say("the lead has %s erased: %v", t.name, err)
+					if err == nil {
+						wishes++
+					}
 					tried(j.ID, err)
 				}
 			case j.State == workshop.Erased:
@@ -396,7 +404,7 @@ func (w *world) lead() {
 					w.say("the lead approves %s: %v", t.name, err)
 					tried(j.ID, err)
 				}
-			case j.State == workshop.Held && erased:
+			case j.State == workshop.Held && (erased || j.Hold == workshop.HoldErased):
 				err := l.reg.ImageAgain(ctx, lead, d.ID, "")
 				w.say("the lead has the erased disk imaged: %v", err)
 				tried(j.ID, err)
