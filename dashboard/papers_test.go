@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
@@ -218,6 +220,21 @@ func TestPaperInABrowser(t *testing.T) {
 		act(t, ctx, name, chromedp.EmulateViewport(688, height))
 		for file, content := range map[string][]byte{"paper-" + name + ".pdf": b, "paper-" + name + ".png": ask(t, ctx, name, chromedp.CaptureScreenshot())} {
 			if err := os.WriteFile(filepath.Join(t.ArtifactDir(), file), content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	screen := func(ctx context.Context, tab *chromedp.Target) (chromedp.Void, error) {
+		_, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{})
+		return chromedp.Void{}, err
+	}
+	for name, path := range map[string]string{"device": "/devices/" + p.device().ID, "lot": "/lots/" + lot} {
+		for _, wide := range []int64{390, 1200} {
+			act(t, ctx, name, chromedp.EmulateViewport(wide, 1400), screen, chromedp.Navigate(h.srv.URL+path), chromedp.WaitReady(`a[href^="/papers/"]`), chromedp.Sleep(300*time.Millisecond))
+			for _, s := range ask(t, ctx, name, chromedp.Evaluate[[]string](jsOverflow)) {
+				t.Errorf("%s: runs over the edge: %s", name, s)
+			}
+			if err := os.WriteFile(filepath.Join(t.ArtifactDir(), fmt.Sprintf("page-%s-%d.png", name, wide)), ask(t, ctx, name, chromedp.CaptureScreenshot()), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
