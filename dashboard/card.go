@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"refurb/agent/wire"
 	"refurb/appliance/workshop"
@@ -158,13 +160,19 @@ var fixed = map[string]string{
 	"Ask for it to wait, start it, and come back when it shows its number":         "next.askwait",
 	"Approve it again on the device page":                                          "next.approve",
 	"Choose one of the disks on the device page":                                   "next.several",
-	"Put another disk in":                                                          "next.otherdisk",
-	"Put it back, or image the PC again":                                           "next.putback",
-	"Wait until it is done, or cancel it":                                          "next.wait",
-	"This step needs a reason":                                                     "why.reason",
-	"Say why in a few words":                                                       "next.reason",
-	"The disk of this PC has not been written and read back":                       "why.unproven",
-	"Image it first":                                                               "next.install",
+	"erase it again; if it happens again, take the disk out and destroy it":        "next.erasetwice",
+	"leave it on for a while, then erase it again; if it happens again, take the disk out and destroy it": "next.eraselater",
+	"a coordinator decides whether that is enough or the disk is destroyed":                               "next.exceptions",
+	"erase it again: nobody knows what is on the disk":                                                    "next.eraseunknown",
+	"ask for erasing again on the dashboard: nobody knows what is on the disk":                            "next.eraseunknown",
+	"start this PC again from the network":                                                                "next.start",
+	"Put another disk in":                                                                                 "next.otherdisk",
+	"Put it back, or image the PC again":                                                                  "next.putback",
+	"Wait until it is done, or cancel it":                                                                 "next.wait",
+	"This step needs a reason":                                                                            "why.reason",
+	"Say why in a few words":                                                                              "next.reason",
+	"The disk of this PC has not been written and read back":                                              "why.unproven",
+	"Image it first": "next.install",
 }
 
 // counted are sentences with one number in them, which stands here as #, or one
@@ -345,8 +353,19 @@ func whyOf(j *workshop.Job) Say {
 		case workshop.HoldAsked:
 			return Say{ID: "why.asked"}
 		}
+	case workshop.JobFailed:
+		text.Text = sentence(text.Text)
 	}
 	return text
+}
+
+// sentence begins with a capital letter; agents tell causes in the middle of one.
+func sentence(s string) string {
+	if s == "" {
+		return ""
+	}
+	r, n := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(r)) + s[n:]
 }
 
 func nextOf(j *workshop.Job) Say {
@@ -373,7 +392,9 @@ func nextOf(j *workshop.Job) Say {
 	case j.Hold.Approvable():
 		return Say{ID: "next.approve"}
 	}
-	return english(j.Next)
+	next := english(j.Next)
+	next.Text = sentence(next.Text)
+	return next
 }
 
 // order of the bench: by group, failures before holds, then by number, so that
