@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"context"
 	"crypto/ed25519"
 	"database/sql"
 	"errors"
@@ -309,6 +310,56 @@ func TestDaily(t *testing.T) {
 	if err != nil || len(all) != 2 {
 		t.Error(len(all), err)
 	}
+}
+
+// Three days pass by; on the second, the records are damaged for a while.
+func TestDaysPassBy(t *testing.T) {
+	data := t.TempDir()
+	synctest.Test(t, func(t *testing.T) { // begins at midnight UTC
+		keys, err := LoadKeys(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := OpenRecords(data, keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		count := func(points, copies int) {
+			t.Helper()
+			all, err := r.Checkpoints.All()
+			if got := len(r.copies()); err != nil || len(all) != points || got != copies {
+				t.Errorf("%v: %d checkpoints and %d copies, want %d and %d (%v)", time.Now(), len(all), got, points, copies, err)
+			}
+		}
+		time.Sleep(20 * time.Hour)
+		write(t, r, "A", 1)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- r.Daily(ctx, slog.New(slog.DiscardHandler)) }()
+		time.Sleep(time.Hour)
+		count(1, 1) // at the start: there were none
+		write(t, r, "A", 1)
+		time.Sleep(2 * time.Hour)
+		count(1, 1)
+		time.Sleep(2 * time.Hour)
+		count(2, 2) // at midnight
+		time.Sleep(24 * time.Hour)
+		count(2, 3) // nothing was written
+		outside(t, data, "DROP TRIGGER events_keep")
+		write(t, r, "A", 1)
+		time.Sleep(24 * time.Hour)
+		count(2, 3) // nothing is signed and no copy pushes a good one out
+		if err := r.Mend(ctx); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(90 * time.Minute)
+		count(3, 4) // an hour later, not a day
+		stop()
+		if err := <-ended; err != context.Canceled {
+			t.Error(err)
+		}
+	})
 }
 
 func TestUntilMidnight(t *testing.T) {

@@ -36,7 +36,7 @@ $go build -o $out/bench ./scripts/bench/cmd/bench
 CGO_ENABLED=0 $go build -trimpath -ldflags '-s -w' -o $out/pc ./scripts/bench/cmd/pc
 
 echo '# single parts'
-$go test -run '^$' -bench . -benchtime 300ms ./images/... ./agent/... | scripts/bench/lines.sh
+$go test -run '^$' -bench . -benchtime 300ms ./images/... ./agent/... ./appliance/store | scripts/bench/lines.sh
 
 echo '# the simulator: the real relay in virtual time'
 tsv=$out/simulator.tsv; [ -z "${DOCS:-}" ] || tsv=docs/images/simulator.tsv
