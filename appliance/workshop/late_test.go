@@ -145,6 +145,14 @@ func TestTwinsAreAskedAbout(t *testing.T) {
 			if a := p.device().Job.Approval; !a.ByPath || a.Disk.Path != "/dev/nvme0n1" {
 				t.Fatalf("%+v", a)
 			}
+			p.send(wire.EventImaging, nil)
+			if err := h.Claim(p.token, []byte{1}); err != nil {
+				t.Fatal(err)
+			}
+			if p.poll(); p.plan.Image.Claims != nil {
+				t.Fatal("what one twin holds is claimed of both")
+			}
+			p.seq = 0
 			twin := *p.plan.Disk
 			twin.Path = "/dev/nvme1n1"
 			p.plan.Disk = &twin

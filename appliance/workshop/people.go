@@ -164,10 +164,7 @@ func (r *Registry) Approve(ctx context.Context, actor, jobID, diskPath, serialTa
 		}
 		disk := r.candidate(dev, j, diskPath)
 		if disk == nil {
-			return &Refusal{Kind: Conflict, Message: "The image can't go to " + Text(diskPath), Next: "Choose one of the disks on the device page"}
-		}
-		if why := failing(disk); why != "" {
-			return &Refusal{Kind: Conflict, Message: "This disk is failing: " + why, Next: "Put another disk in"}
+			return &Refusal{Kind: Conflict, Message: "The image can't go to " + Text(diskPath) + ": it doesn't fit, it is failing, or there is no such disk", Next: "Choose one of the disks on the device page"}
 		}
 		if err := confirmed(disk, serialTail); err != nil {
 			return err
