@@ -71,7 +71,7 @@ func TestClassifyRealTools(t *testing.T) {
 		{"luks1", size, "cryptsetup -q --type luks1 --pbkdf-force-iterations 1000 luksFormat FILE -", wire.ClassEncrypted, "luks"},
 		{"luks2", size, "cryptsetup -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 luksFormat FILE -", wire.ClassEncrypted, "luks"},
 		{"luks2, its first header overwritten", size, "sh -c 'cryptsetup -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 luksFormat FILE - && dd if=/dev/zero of=FILE bs=4096 count=1 conv=notrunc'", wire.ClassEncrypted, "luks"},
-		{"lvm", size, "sh -c 'd=$(losetup --find --show FILE); pvcreate -qq -y --config devices/use_devicesfile=0 $d; losetup --detach $d'", wire.ClassData, "lvm"},
+		{"lvm", size, "sh -c 'd=$(losetup --find --show FILE); trap \"losetup --detach $d\" EXIT; pvcreate -qq -y --config devices/use_devicesfile=0 $d'", wire.ClassData, "lvm"},
 		{"gpt with a luks in a partition", size, "sh -c 'sgdisk -n 1:0:+1M -n 2:0:0 FILE && truncate -s 32M FILE.p && cryptsetup -q --type luks1 --pbkdf-force-iterations 1000 luksFormat FILE.p - && dd if=FILE.p of=FILE bs=1M seek=2 conv=notrunc'", wire.ClassEncrypted, "gpt luks mbr"},
 		{"gpt", size, "sgdisk -n 1:0:0 FILE", wire.ClassStructured, "gpt mbr"},
 		{"gpt of many partitions", size, "sgdisk -n 1:0:+1M -n 2:0:+1M -n 3:0:+1M -n 7:0:0 -c 1:secret FILE", wire.ClassStructured, "gpt mbr"},

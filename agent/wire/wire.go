@@ -54,7 +54,8 @@ func (e *Error) Error() string {
 	return e.Message + " (" + e.Next + ")"
 }
 
-// Report is what one PC says of itself, once per boot. A pointer that is nil
+// Report is what one PC says of itself: once per boot, and again when its disks
+// have changed while it waits. A pointer that is nil
 // and a string that is empty mean "not known", never zero.
 type Report struct {
 	BootID   string    `json:"boot_id"` // /proc/sys/kernel/random/boot_id
