@@ -55,8 +55,8 @@ func (e *Error) Error() string {
 }
 
 // Report is what one PC says of itself: once per boot, and again when its disks
-// have changed while it waits. A pointer that is nil
-// and a string that is empty mean "not known", never zero.
+// have changed while it waits. A pointer that is nil and a string that is empty
+// mean "not known", never zero.
 type Report struct {
 	BootID   string    `json:"boot_id"` // /proc/sys/kernel/random/boot_id
 	Agent    string    `json:"agent"`   // version of the agent
