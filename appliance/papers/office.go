@@ -276,7 +276,7 @@ func (o *Office) file(ctx context.Context, k Kind, id string) ([]byte, error) {
 	device := id
 	switch k {
 	case Donor:
-		p, err := o.donor(ctx, id)
+		p, _, err := o.donor(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -312,33 +312,35 @@ func (o *Office) file(ctx context.Context, k Kind, id string) ([]byte, error) {
 	return nil, notFound("There is no such paper")
 }
 
-func (o *Office) donor(ctx context.Context, lot string) (*DonorPaper, error) {
+// donor makes the report of a lot, and returns what it was made from.
+func (o *Office) donor(ctx context.Context, lot string) (*DonorPaper, []facts, error) {
 	house, err := o.facts(ctx, "")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ids, err := o.src.LotDevices(ctx, lot)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var devices []facts
 	for _, id := range ids {
 		f, err := o.facts(ctx, id)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if in := f.lot(); in != "" && in != lot {
-			return nil, fmt.Errorf("the records say that device %s came with lot %s, its history says %s: bring back a copy of the records", id, lot, in)
+			return nil, nil, fmt.Errorf("the records say that device %s came with lot %s, its history says %s: bring back a copy of the records", id, lot, in)
 		}
 		devices = append(devices, f)
 	}
-	return donorReport(house, lot, devices, o.key)
+	p, err := donorReport(house, lot, devices, o.key)
+	return p, devices, err
 }
 
 // WriteLot writes one page with the donor's report and every paper of the lot's
 // devices, each on a sheet of its own.
 func (o *Office) WriteLot(ctx context.Context, w io.Writer, lot string) error {
-	p, err := o.donor(ctx, lot)
+	p, devices, err := o.donor(ctx, lot)
 	if err != nil {
 		return err
 	}
@@ -347,11 +349,7 @@ func (o *Office) WriteLot(ctx context.Context, w io.Writer, lot string) error {
 		return err
 	}
 	files := [][]byte{report}
-	for _, l := range p.Lines {
-		f, err := o.facts(ctx, l.Device.ID)
-		if err != nil {
-			return err
-		}
+	for _, f := range devices {
 		all, err := of(f, o.key)
 		if err != nil {
 			return err
