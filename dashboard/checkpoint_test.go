@@ -126,7 +126,26 @@ func TestCheckpointsInABrowser(t *testing.T) {
 	act(t, ctx, "login", chromedp.Navigate(h.srv.URL+"/login"), chromedp.SendKeys(`[name=name]`, "Lea"), chromedp.SendKeys(`[name=password]`, testPassword),
 		chromedp.Submit(`main form`), says("Open a lot"))
 	act(t, ctx, "make one", chromedp.Navigate(h.srv.URL+"/checkpoints"), says("No checkpoint yet"), chromedp.Click(`main .head button`), says("Checkpoint 1"))
-	if dir := os.Getenv("SCREENSHOTS"); dir != "" {
+	dir := os.Getenv("SCREENSHOTS")
+	for _, lang := range []string{"en", "fr", "de", "ar"} {
+		for _, wide := range []int64{390, 1280} {
+			for _, path := range []string{"/checkpoints", "/checkpoints/000001"} {
+				name := fmt.Sprint("checkpoint-", lang, "-", wide, "-", len(path))
+				act(t, ctx, name, chromedp.EmulateViewport(wide, 900), setLanguage(h, lang), chromedp.Navigate(h.srv.URL+path), says("5f3e09c1"))
+				bad := append(ask(t, ctx, name, chromedp.Evaluate[[]string](jsOverflow)), ask(t, ctx, name, chromedp.Evaluate[[]string](jsContrast))...)
+				if len(bad) > 0 {
+					t.Errorf("%s in %s, %d wide: %q", path, lang, wide, bad)
+				}
+				if dir != "" {
+					if err := os.WriteFile(filepath.Join(dir, name+".png"), ask(t, ctx, name, chromedp.FullScreenshot(100)), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+	}
+	act(t, ctx, "English", setLanguage(h, "en"))
+	if dir != "" {
 		for name, path := range map[string]string{"checkpoint": "/checkpoints/000001", "checkpoints": "/checkpoints"} {
 			act(t, ctx, name, chromedp.Navigate(h.srv.URL+path), says("heckpoint"))
 			b := ask(t, ctx, name, chromedp.FullScreenshot(100))

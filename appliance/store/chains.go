@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -189,6 +190,12 @@ var made = sync.OnceValues(func() ([]object, error) {
 	return objects(context.Background(), db)
 })
 
+var aside = regexp.MustCompile(`(--[^\n]*|\s)+`)
+
+// plain is a statement without comments and line ends: a better comment in a
+// migration must not look like an intruder.
+func plain(sql string) string { return strings.TrimSpace(aside.ReplaceAllString(sql, " ")) }
+
 // schema compares tables, triggers and indexes with those that this program makes.
 func (s *Store) schema(ctx context.Context, tx *sql.Tx) ([]Damage, error) {
 	want, err := made()
@@ -205,7 +212,7 @@ func (s *Store) schema(ctx context.Context, tx *sql.Tx) ([]Damage, error) {
 		switch {
 		case i < 0:
 			found = append(found, Damage{Part: PartSchema, Name: w.kind + " " + w.name, How: "is missing"})
-		case have[i].sql != w.sql:
+		case plain(have[i].sql) != plain(w.sql):
 			found = append(found, Damage{Part: PartSchema, Name: w.kind + " " + w.name, How: "is another one", Seen: sum([]byte(have[i].sql))})
 		}
 	}
@@ -230,7 +237,7 @@ func (s *Store) Mend(ctx context.Context) error {
 			return err
 		}
 		for _, w := range want {
-			if w.kind == "table" || slices.Contains(have, w) {
+			if w.kind == "table" || slices.ContainsFunc(have, func(h object) bool { return h.name == w.name && plain(h.sql) == plain(w.sql) }) {
 				continue
 			}
 			if slices.ContainsFunc(have, func(h object) bool { return h.kind == w.kind && h.name == w.name }) {
