@@ -137,6 +137,16 @@ func (a *Appliance) Approve(ctx context.Context, dev workshop.DeviceView, disk, 
 	return a.post(ctx, "/devices/"+dev.ID+"/approve", url.Values{"job": {dev.Job.ID}, "disk": {disk}, "serial": {serialTail}})
 }
 
+// Erase asks on the device page for a disk to be erased, by typing the end of its
+// serial; check is "full" or "sample".
+func (a *Appliance) Erase(ctx context.Context, dev workshop.DeviceView, disk, serialTail, check string, install bool) error {
+	v := url.Values{"job": {dev.Job.ID}, "disk": {disk}, "serial": {serialTail}, "check": {check}}
+	if install {
+		v.Set("install", "yes")
+	}
+	return a.post(ctx, "/devices/"+dev.ID+"/erase", v)
+}
+
 // ImageAgain asks for another imaging at the device's next start.
 func (a *Appliance) ImageAgain(ctx context.Context, device string) error {
 	return a.post(ctx, "/devices/"+device+"/again", url.Values{})
