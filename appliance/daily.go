@@ -62,6 +62,9 @@ func (r *Records) day(ctx context.Context, log *slog.Logger) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	if err := r.sweep(dir); err != nil {
+		return err
+	}
 	to, err := r.Backup(ctx, dir, false)
 	if err != nil {
 		return err
@@ -71,6 +74,26 @@ func (r *Records) day(ctx context.Context, log *slog.Logger) error {
 	for copies := r.copies(); len(copies) > keepBackups; copies = copies[1:] {
 		if err := os.Remove(copies[0]); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// sweep removes what a power cut has left of copies: names stand in it.
+func (r *Records) sweep(dir string) error {
+	for _, pattern := range []string{filepath.Join(r.data, ".backup-*"), filepath.Join(r.data, ".restore-*"), filepath.Join(dir, ".refurb-*")} {
+		left, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		for _, name := range left {
+			// A command may be at one of them right now.
+			if st, err := os.Lstat(name); err != nil || time.Since(st.ModTime()) < 24*time.Hour {
+				continue
+			}
+			if err := os.RemoveAll(name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

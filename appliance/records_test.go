@@ -299,8 +299,19 @@ func TestDaily(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, r, "A", 1)
+	cut, busy := filepath.Join(data, ".backup-1"), filepath.Join(data, ".backup-2")
+	old := time.Now().Add(-25 * time.Hour)
+	if err := errors.Join(os.Mkdir(cut, 0o700), os.Mkdir(busy, 0o700), os.Chtimes(cut, old, old)); err != nil {
+		t.Fatal(err)
+	}
 	if err := r.day(t.Context(), log); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(cut); err == nil {
+		t.Error("what a power cut left is still there")
+	}
+	if _, err := os.Stat(busy); err != nil {
+		t.Error("a copy under way was swept away")
 	}
 	left := r.copies()
 	if len(left) != keepBackups || !strings.Contains(left[0], "20200107") || strings.Contains(left[6], "2020") {
