@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"refurb/agent/wire"
@@ -130,14 +131,12 @@ type Ask struct {
 
 func askOf(job string, d wire.Disk) Ask {
 	a := Ask{Job: job, DiskView: diskOf(d)}
-	serial := []rune(a.Serial)
-	switch n := len(serial); {
-	case n == 0:
+	// Cut before it is made short for the page: the registry asks for the end.
+	serial := []rune(strings.TrimSpace(d.Serial))
+	at := max(0, len(serial)-tail)
+	a.Head, a.Tail = clean(string(serial[:at]), maxLine), clean(string(serial[at:]), maxLine)
+	if len(serial) == 0 {
 		a.ByDev, a.Tail = true, a.Path
-	case n > tail:
-		a.Head, a.Tail = string(serial[:n-tail]), string(serial[n-tail:])
-	default:
-		a.Tail = a.Serial
 	}
 	return a
 }

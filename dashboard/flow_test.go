@@ -160,3 +160,18 @@ func TestAskForEveryDisk(t *testing.T) {
 		t.Errorf("the job is %s", s)
 	}
 }
+
+// What is shown to be typed is what the registry wants, for serials of every kind.
+func TestTailIsWhatIsAsked(t *testing.T) {
+	h := newHouse(t)
+	h.user("Lena", Lead)
+	b := h.as("Lena")
+	for i, serial := range []string{"S4EVNX0R704413", "AB12", "WD WCC 12345", "ÄÖÜÄÖÜX", strings.Repeat("x", 150) + "abcdef", "\u202e12\x0034567", "<b>1</b>"} {
+		p := h.start(someReport(i+1, "Dell", "OptiPlex", dataDisk(serial)))
+		a := askOf("", p.device().Report.Disks[0])
+		_, body := b.post("/devices/"+p.device().ID+"/erase", "job", p.device().Job.ID, "disk", a.Path, "serial", a.Tail, "check", "full")
+		if p.device().Job.State != workshop.Approved {
+			t.Errorf("%q: %q is shown and not taken\n%s", serial, a.Tail, text(body)[:300])
+		}
+	}
+}

@@ -309,6 +309,8 @@ func TestBenchOrder(t *testing.T) {
 	add(8, "", "l", now)
 	add(9, workshop.FirstBoot, "old", now.Add(-40*time.Hour)) // long gone
 	add(10, workshop.Held, "old", now.Add(-40*time.Hour))     // somebody must still come
+	add(11, workshop.Erasing, "l", now)
+	add(12, workshop.Erased, "l", now)
 	numbers := func(b Bench) (all []int) {
 		for _, g := range b.Groups {
 			for _, c := range g.Cards {
@@ -329,8 +331,8 @@ func TestBenchOrder(t *testing.T) {
 		}
 	}
 	b := benchOf(v, "", true)
-	equal(numbers(b), 4, 6, 2, 5, 10, 3, 7, 1, 8)
-	if b.Needs != 5 || b.Work != 2 || b.Done != 1 || b.All != 9 || b.NoLot {
+	equal(numbers(b), 4, 6, 2, 5, 10, 3, 7, 11, 1, 12, 8)
+	if b.Needs != 5 || b.Work != 3 || b.Done != 2 || b.All != 11 || b.NoLot {
 		t.Errorf("counts: %+v", b)
 	}
 	equal(numbers(benchOf(v, "old", true)), 10, 9)

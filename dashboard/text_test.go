@@ -268,6 +268,8 @@ func TestHostilePC(t *testing.T) {
 	rep.RAM.Modules = []wire.RAMModule{{Slot: evil, Type: evil, Manufacturer: evil, Part: evil}}
 	d := dataDisk(evil)
 	d.Model, d.InUse, d.Found, d.WWN = evil, "", []string{evil, evil}, evil
+	d.Health = &wire.Health{Source: evil, Error: evil, SelfTest: &wire.SelfTest{State: evil, Text: evil}}
+	d.Abilities = &wire.Abilities{Error: evil}
 	rep.Disks = []wire.Disk{d}
 	rep.NICs[0].Driver = evil
 	rep.Gaps = []wire.Gap{{ID: evil, What: evil, Reason: evil}}
@@ -278,6 +280,14 @@ func TestHostilePC(t *testing.T) {
 	p := h.start(rep)
 	lot := h.reg.View().Lots[0].ID
 	id := p.device().ID
+	// And of how it erased its disk.
+	b.post("/devices/"+id+"/erase", "job", p.device().Job.ID, "disk", p.device().Report.Disks[0].Path, "serial", askOf("", p.device().Report.Disks[0]).Tail, "check", "full")
+	o := p.erase().erasure()
+	o.Result, o.Cause, o.Next, o.Warnings, o.Finish = wire.Result(evil), evil, evil, []string{evil}, []string{evil}
+	o.Erasure.Result, o.Erasure.Level, o.Erasure.Medium, o.Erasure.Tool, o.Erasure.Exceptions = wire.ErasureResult(evil), wire.Level(evil), evil, evil, []string{evil}
+	o.Erasure.Steps = []wire.EraseStep{{Method: evil, Level: wire.Level(evil), Bits: evil, Command: evil, Code: evil, Result: wire.Result(evil), Why: evil}}
+	o.Erasure.Check.Kind, o.Erasure.Hidden = wire.CheckKind(evil), &wire.HiddenArea{Visible: 1, Native: 2, Note: evil}
+	p.ended(o)
 	for _, path := range []string{"/", "/devices", "/devices?q=" + "%3Cscript%3Ealert(1)%3C/script%3E", "/devices/" + id, "/lots", "/lots/" + lot, "/devices/" + id + "/history/html", "/?lot=%22%3E%3Cscript%3E"} {
 		status, body := b.get(path)
 		if status != http.StatusOK || len(body) > 200_000 {

@@ -262,5 +262,5 @@ func serialTailMatches(d wire.DiskID, typed string) bool {
 	if len(serial) > 6 {
 		serial = serial[len(serial)-6:]
 	}
-	return strings.EqualFold(typed, string(serial))
+	return strings.EqualFold(typed, strings.TrimSpace(string(serial))) // a space at the seam can't be typed
 }

@@ -230,6 +230,8 @@ func TestSerialTail(t *testing.T) {
 		{"", "", false},
 		{"  ", "", false},
 		{"ÄÖÜÄÖÜX", "öüäöüx", true},
+		{"WD WCC 12345", "12345", true},
+		{"WD WCC 12345", "2345", false},
 	} {
 		if got := serialTailMatches(wire.DiskID{Path: "/dev/vda", Serial: c.serial}, c.typed); got != c.want {
 			t.Errorf("%q for %q: %v", c.typed, c.serial, got)

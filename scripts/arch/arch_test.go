@@ -27,6 +27,7 @@ var rules = []struct {
 		"refurb/appliance/store", "refurb/appliance/audit", "refurb/appliance/netboot", "refurb/appliance/payload", "refurb/dashboard", "refurb/images/depot", "refurb/images/pack"}},
 	{"refurb/appliance/store", "the database keeps what it is given", []string{"refurb/dashboard", "refurb/appliance/netboot", "refurb/appliance/payload", "refurb/appliance/audit"}},
 	{"refurb/appliance/audit", "the verifier runs on anybody's machine", []string{"refurb/dashboard", "refurb/appliance/store", "refurb/appliance/netboot", "refurb/appliance/payload"}},
+	{"refurb/appliance/sheet", "a table knows nothing of what stands in it", []string{"refurb/"}},
 	{"refurb/appliance/papers", "papers are made from chains and evidence alone, and checked on anybody's machine", []string{
 		"refurb/dashboard", "refurb/appliance/store", "refurb/appliance/netboot", "refurb/appliance/payload", "refurb/appliance/relay", "refurb/images/"}},
 	{"refurb/appliance/relay", "who fetches from whom is decided without knowing what for", []string{
