@@ -31,6 +31,7 @@ func TestUnproven(t *testing.T) {
 			o.Disk = &wire.DiskID{Path: "/dev/sda", Serial: "S2", Bytes: 9e9, LogicalBlock: 512}
 		},
 		"no approval":        func(j *Job, o *wire.Outcome) { j.Approval = nil },
+		"the job erases":     func(j *Job, o *wire.Outcome) { j.Erase = &EraseOrder{} },
 		"a failed self-test": func(j *Job, o *wire.Outcome) { o.SelfTest = &wire.SelfTest{State: wire.TestFailed} },
 	} {
 		j, o := job, good
