@@ -332,6 +332,9 @@ func TestFaultAtEachCall(t *testing.T) {
 			}
 			for _, f := range faults {
 				for n := 1; n <= clean.calls; n++ {
+					if fake && f != lie && n%4 != 0 {
+						continue // a drive that lies anyhow is asked a part of it
+					}
 					s := make()
 					s.fake = fake
 					s.faultAt = func(call int) fault {
@@ -365,7 +368,7 @@ func TestManyFaults(t *testing.T) {
 	})
 	kinds := []fault{broken, late, refuse, stall}
 	count := map[wire.ErasureResult]int{}
-	for seed := range uint64(1500) {
+	for seed := range uint64(700) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		name := names[r.IntN(len(names))]
 		s := drives[name]()
@@ -507,9 +510,12 @@ func TestSamples(t *testing.T) {
 			t.Errorf("%d of %d bytes", sum, size)
 		}
 	}
-	// Worked out by hand from the description of Samples.
-	if s := samples(seed, 1<<30); s[1] != (span{1056768 + 0, 57344}) && s[1].n != 57344 {
-		t.Errorf("%+v", s[1])
+	// Computed from the description by another program.
+	got := samples(seed, 1<<30)
+	for i, at := range map[int]int64{0: 0, 1: 1183744, 2: 1732608, 3: 2146304, 2000: 1069633536, 2001: 1<<30 - edge} {
+		if want := (span{at, 57344}); got[i].at != at || i > 0 && i < 2001 && got[i] != want {
+			t.Errorf("sample %d: %+v", i, got[i])
+		}
 	}
 	other, _ := hex.DecodeString(strings.Repeat("5f", 32))
 	if slices.Equal(samples(other, 1<<30), samples(seed, 1<<30)) {

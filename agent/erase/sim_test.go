@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"time"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -54,6 +54,7 @@ type sim struct {
 	fake bool // all commands succeed and erase nothing
 
 	// What happens to it.
+	mu      sync.Mutex
 	faultAt func(call int) fault
 	calls   int
 	gone    bool
@@ -90,6 +91,17 @@ func (s *sim) Block() int  { return 512 }
 
 // next is the fault of the call that begins now.
 func (s *sim) next() (fault, error) {
+	f, err := s.meet()
+	if f == stall && err == nil {
+		<-s.freed
+		err = unix.EIO
+	}
+	return f, err
+}
+
+func (s *sim) meet() (fault, error) {
+	s.mu.Lock() // a call that was given up may not have ended
+	defer s.mu.Unlock()
 	s.calls++
 	f := none
 	if s.faultAt != nil {
@@ -101,11 +113,7 @@ func (s *sim) next() (fault, error) {
 	if s.gone {
 		return f, unix.ENODEV
 	}
-	switch f {
-	case stall:
-		<-s.freed
-		return f, unix.EIO
-	case broken:
+	if f == broken {
 		return f, unix.EIO
 	}
 	return f, nil
@@ -525,6 +533,3 @@ func hdd(w59, w128 uint16) *sim {
 func mediumOf(name string, s *sim) Medium {
 	return MediumOf(s.transport, bytes.Contains([]byte(name), []byte("hdd")))
 }
-
-// begunAt is some time that a test can name.
-var begunAt = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
