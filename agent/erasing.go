@@ -74,7 +74,7 @@ func (j *job) erase(ctx context.Context, m *erase.Meter) (out wire.Outcome, touc
 	}
 	job := erase.Job{
 		Disk: d, Medium: erase.MediumOf(seen.Transport, seen.Rotational), Transport: seen.Transport,
-		Want: *plan.Erase, State: j.cfg.State, Tool: "refurb-agent " + j.cfg.Version, Before: seen.Health,
+		Want: *plan.Erase, State: j.cfg.State, Tool: j.cfg.Version, Before: seen.Health,
 		Begin: func(ctx context.Context) error {
 			if err := j.event(ctx, wire.Event{Kind: wire.EventErasing, Disk: &id}); err != nil {
 				return err

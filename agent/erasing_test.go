@@ -85,7 +85,7 @@ func TestEraseOneDisk(t *testing.T) {
 	}
 	e := o.Erasure
 	if o.Result != wire.Done || *o.Disk != p.id || e == nil || e.Result != wire.Erased || e.Level != wire.LevelClear ||
-		e.Medium != "virtual" || e.Tool != "refurb-agent test" || e.Check.Bytes != p.id.Bytes || e.Check.Mismatches+e.Check.Errors != 0 {
+		e.Medium != "virtual" || e.Tool != "test" || e.Check.Bytes != p.id.Bytes || e.Check.Mismatches+e.Check.Errors != 0 {
 		t.Fatalf("outcome %+v, %+v", o, e)
 	}
 	now, err := os.ReadFile(p.file)
