@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	runs = flag.Int("runs", 150, "how many runs")
+	runs = flag.Int("runs", selection, "how many runs")
 	from = flag.Uint64("from", 1, "the first one's seed")
 	one  = flag.Uint64("seed", 0, "one run alone, with its story; -count repeats it")
 )

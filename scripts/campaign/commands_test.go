@@ -113,12 +113,15 @@ func (d *medium) wipe(action uint32, part bool, salt uint64) {
 		n /= 2
 	}
 	r := rand.NewPCG(salt, 7)
-	for i := 0; i+8 <= n; i += 8 {
+	for i := 0; i < 4096; i += 8 {
 		b := ^uint64(0)
 		if action == 4 {
 			b = r.Uint64()
 		}
 		binary.LittleEndian.PutUint64(d.data[i:], b)
+	}
+	for i := 4096; i < n; i *= 2 {
+		copy(d.data[i:min(2*i, n)], d.data)
 	}
 	copy(d.durable, d.data)
 	d.pending = nil

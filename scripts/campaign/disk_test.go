@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,7 +29,7 @@ type medium struct {
 	durable   []byte   // as of the last flush
 	before    []byte   // what each byte was before it was last written
 	pending   []extent // written since the last flush
-	gone      bool
+	gone      atomic.Bool
 	*firmware // nil: it takes no commands
 	writes    int
 	// echo makes the disk give back what was written to it although it keeps
@@ -70,7 +71,7 @@ func (p *process) open(plan wire.DiskID, approved ...wire.Class) (*handle, error
 	if now := p.w.at(plan.Path); now != d { // swapped in this moment
 		d = now
 	}
-	if d == nil || d.gone {
+	if d == nil || d.gone.Load() {
 		return nil, &disk.Refusal{Message: "the disk " + plan.Path + " is gone", Next: "look whether the disk is plugged in"}
 	}
 	h := &handle{medium: d, p: p, id: d.DiskID}
@@ -116,7 +117,7 @@ func (h *handle) step(op string, off, n int64) (faultKind, uint64, error) {
 	case off < 0 || n < 0 || off+n > h.Bytes:
 		h.w.blame("wrong", "%s of %d bytes at %d of %s", op, n, off, h.name)
 		return "", 0, unix.EINVAL
-	case h.p.dead.Load(), h.gone:
+	case h.p.dead.Load(), h.gone.Load():
 		return "", 0, unix.ENODEV
 	}
 	if h.tick(); h.firmware != nil && h.status == 2 && op != "command" {
@@ -178,7 +179,7 @@ func (h *handle) WriteAt(p []byte, off int64) (int, error) {
 	lie, salt, err := h.step("write", off, int64(len(p)))
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if lie == "torn" || err != nil && !h.gone && !h.p.dead.Load() && salt%2 == 1 {
+	if lie == "torn" || err != nil && !h.gone.Load() && !h.p.dead.Load() && salt%2 == 1 {
 		h.keep("", salt, p[:len(p)/2/h.LogicalBlock*h.LogicalBlock], off) // a write that fails may still have done half
 		err = unix.EIO
 	}

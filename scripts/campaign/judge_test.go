@@ -209,10 +209,12 @@ func (p *picture) differs(disk, checkin, birth []byte) string {
 			clear(b[espAt : espAt+espSize])
 		}
 	}
-	for i := range want {
-		if want[i] != got[i] {
-			return fmt.Sprintf("byte %d (frame %d)", i, i/images.FrameSize)
+	if !bytes.Equal(want, got) {
+		i := 0
+		for want[i] == got[i] {
+			i++
 		}
+		return fmt.Sprintf("byte %d (frame %d)", i, i/images.FrameSize)
 	}
 	if from := max(tail, len(want)); from < end && !images.Zero(disk[from:end]) {
 		return "marks are left in the last MiB"

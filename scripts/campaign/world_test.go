@@ -86,8 +86,11 @@ func newWorld(seed uint64, dir string) *world {
 	}
 	switch r.IntN(4) {
 	case 0: // somebody's data
-		for i := range d.data[:min(size, 2<<20)] {
+		for i := range 4096 {
 			d.data[i] = byte(r.Uint32())
+		}
+		for i := 4096; i < 2<<20; i *= 2 {
+			copy(d.data[i:2*i], d.data)
 		}
 	case 1: // a table and nothing behind it
 		gpt(d.data, w.m.Block)
@@ -227,7 +230,10 @@ func (p *pc) boot(token, id string) (finished bool) {
 		}
 		w.say("the PC goes off: %s", what)
 		if what == "power" {
-			for _, d := range w.all {
+			w.mu.Lock()
+			all := slices.Clone(w.all)
+			w.mu.Unlock()
+			for _, d := range all {
 				d.powerCut(w.draw)
 			}
 		}
@@ -261,15 +267,11 @@ func (p *pc) pull(salt uint64) {
 	if d == nil {
 		return
 	}
-	d.mu.Lock()
-	d.gone = true
-	d.mu.Unlock()
+	d.gone.Store(true)
 	p.w.say("%s is pulled out", d.name)
 	p.w.later(time.Duration(1+salt%60)*time.Second, func() {
 		d.powerCut(p.w.draw)
-		d.mu.Lock()
-		d.gone = false
-		d.mu.Unlock()
+		d.gone.Store(false)
 		p.w.say("%s is back", d.name)
 	})
 }
@@ -277,14 +279,12 @@ func (p *pc) pull(salt uint64) {
 // swap puts another disk where the target was, equal but for its serial number.
 func (p *pc) swap() {
 	old := p.w.at(target)
-	d := p.w.drive("OTHER"+fmt.Sprint(len(p.w.all)), target, old.Bytes, old.LogicalBlock)
-	old.mu.Lock()
-	d.Model, d.Rotational = old.Model, old.Rotational
-	old.gone = true
-	old.mu.Unlock()
 	p.w.mu.Lock()
+	d := p.w.drive("OTHER"+fmt.Sprint(len(p.w.all)), target, old.Bytes, old.LogicalBlock)
+	d.Model, d.Rotational = old.Model, old.Rotational
 	p.w.plug(d)
 	p.w.mu.Unlock()
+	old.gone.Store(true)
 	p.w.say("%s takes the place of %s", d.name, old.name)
 }
 
@@ -349,7 +349,7 @@ func (p *process) report(id string) wire.Report {
 		NICs: []wire.NIC{{Name: "eth0", MAC: mac, Permanent: mac, Bus: "pci", Link: true}}}
 	for _, path := range []string{"/dev/campaign-a", "/dev/campaign-b", "/dev/campaign-c"} {
 		d := p.w.at(path)
-		if d == nil || d.gone {
+		if d == nil || d.gone.Load() {
 			continue
 		}
 		h := &handle{medium: d, p: p, id: d.DiskID}
