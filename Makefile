@@ -73,8 +73,8 @@ test: setup build check ## everything that must hold, end to end included
 	$(GO) test ./scripts/campaign
 	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -timeout 24m -count=1 -v ./scripts/e2e -dir $(abspath $(BUILD))
 
-e2e-full: setup build ## the slower matrices too, and 2,200 runs in which something goes wrong
-	cd scripts/campaign && $(GO) test -count=1 -timeout 60m -run '^TestCampaign$$' -args -runs 2200
+e2e-full: setup build ## the slower matrices too, and 2,400 runs in which something goes wrong
+	cd scripts/campaign && $(GO) test -count=1 -timeout 60m -run '^TestCampaign$$' -args -runs 2400
 	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -p 1 -timeout 80m -count=1 -v ./scripts/e2e ./images/recipes ./appliance/netboot -dir $(abspath $(BUILD)) -full
 
 bench: setup ## figures as "name value unit" lines, under half an hour: RUNS=1 for a quick look

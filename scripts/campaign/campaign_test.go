@@ -112,7 +112,14 @@ func TestCampaign(t *testing.T) {
 		fmt.Printf("fault %-24s %d\n", strings.ReplaceAll(k, " ", "_"), c.hit[k])
 	}
 	fmt.Printf("outcomes %v, proved %d, birth records %d, erasures that samples let pass %d, without a fault %d, %.0f s\n", c.outcomes, c.proved, c.births, c.missed, c.spared, time.Since(start).Seconds())
-	fmt.Printf("faults_run %d\nfalse_success %d\nwrong_disk_writes %d\nlost_events %d\n", c.runs, c.crimes["false"], c.crimes["wrong"], c.crimes["lost"])
+	for _, p := range places {
+		for _, kind := range strings.Fields(p.kinds) {
+			if *runs >= 2000 && c.hit[p.name+" "+kind] == 0 {
+				t.Errorf("no run had %s %s", p.name, kind)
+			}
+		}
+	}
+	fmt.Printf("faults_run %d\nfalse_success %d\nwrong_disk_writes %d\nlost_events %d\n", c.runs-c.spared, c.crimes["false"], c.crimes["wrong"], c.crimes["lost"])
 	if c.runs != *runs || len(c.crimes) > 0 {
 		t.Error("the campaign has failed")
 	}

@@ -45,16 +45,16 @@ var places = []struct {
 	{"write", 8, 6, "drop flip astray error full torn stall"},
 	{"zero", 3, 3, "drop error astray stall"},
 	{"sync", 7, 4, "lost lost error stall"},
-	{"command", 8, 3, "error late refuse lie part stall power crash kill"},
-	{"op", 1000, 1, "vanish crash power kill swap cancel"},
+	{"command", 8, 5, "error late refuse lie part stall power crash kill"},
+	{"op", 1000, 2, "vanish crash power kill swap cancel"},
 	{"change", 30, 8, "vanish crash power kill swap cancel unplug"},
 	{"open", 1, 3, "swap vanish power crash kill"},
 	// The calls to the appliance, by their path.
 	{"report", 1, 2, "before after half 500 503 slow twice kill-before kill-after power"},
 	{"plan", 2, 2, "before after half 500 503 slow twice kill-before kill-after power garbage"},
 	{"event", 3, 8, "before after half 500 503 slow twice kill-before kill-after power cancel"},
-	{"progress", 4, 1, "before after half 500 slow kill-before kill-after"},
-	{"share", 8, 2, "before after half 500 503 slow kill-before kill-after garbage"},
+	{"progress", 3, 2, "before after half 500 slow kill-before kill-after"},
+	{"share", 6, 3, "before after half 500 503 slow kill-before kill-after garbage"},
 	{"file", 3, 4, "500 404 cut flip slow whole other kill-before"},
 	// The records, the network, the hour.
 	{"commit", 9, 6, "full kill-before kill-after"},
@@ -76,7 +76,7 @@ func draw(r *rand.Rand) (all []fault) {
 	for _, p := range places {
 		total += p.weight
 	}
-	n := []int{0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5}[r.IntN(12)]
+	n := []int{0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 4, 5}[r.IntN(16)]
 	wrote, read := false, false
 	for len(all) < n {
 		k := r.IntN(total)

@@ -67,7 +67,6 @@ const (
 	maxBoots = 4
 	patience = 3 * time.Hour // of people with one boot
 	target   = "/dev/campaign-a"
-	erasing  = true
 )
 
 // newWorld draws a run from its seed.
@@ -107,7 +106,7 @@ func newWorld(seed uint64, dir string) *world {
 		w.plug(second)
 	}
 	w.standing = r.IntN(2) == 0
-	if r.IntN(4) == 0 && erasing {
+	if r.IntN(3) == 0 {
 		w.standing = false
 		w.erase = &workshop.EraseWish{Check: []wire.CheckKind{wire.CheckFull, wire.CheckFull, wire.CheckSample}[r.IntN(3)], Install: r.IntN(2) == 0}
 	}
