@@ -59,6 +59,7 @@ type tally struct {
 	proved   int
 	missed   int
 	births   int
+	resumed  int
 }
 
 func (c *tally) add(w *world) {
@@ -79,6 +80,7 @@ func (c *tally) add(w *world) {
 	}
 	c.proved += len(w.judge.wrongAt)
 	c.missed += w.judge.missed
+	c.resumed += w.judge.resumed
 	c.births += int(w.judge.births.Load())
 }
 
@@ -111,7 +113,7 @@ func TestCampaign(t *testing.T) {
 	for _, k := range slices.Sorted(maps.Keys(c.hit)) {
 		fmt.Printf("fault %-24s %d\n", strings.ReplaceAll(k, " ", "_"), c.hit[k])
 	}
-	fmt.Printf("outcomes %v, proved %d, birth records %d, erasures that samples let pass %d, without a fault %d, %.0f s\n", c.outcomes, c.proved, c.births, c.missed, c.spared, time.Since(start).Seconds())
+	fmt.Printf("outcomes %v, proved %d, birth records %d, frames resumed %d, erasures that samples let pass %d, without a fault %d, %.0f s\n", c.outcomes, c.proved, c.births, c.resumed, c.missed, c.spared, time.Since(start).Seconds())
 	for _, p := range places {
 		for _, kind := range strings.Fields(p.kinds) {
 			if *runs >= 2000 && c.hit[p.name+" "+kind] == 0 {

@@ -23,7 +23,7 @@ type firmware struct {
 // nvme is an opened drive that takes commands.
 type nvme struct{ *handle }
 
-func (n nvme) Drive() drive.Drive { return commands{n.handle} }
+func (n nvme) Drive() drive.Drive { return commands(n) }
 
 type commands struct{ *handle }
 

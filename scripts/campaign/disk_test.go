@@ -92,7 +92,11 @@ func (h *handle) Close() error    { return nil }
 func (h *handle) step(op string, off, n int64) (faultKind, uint64, error) {
 	if !h.Rotational || op != "read" {
 		// Where the agent reads with a lock held, time must not pass.
-		time.Sleep(time.Millisecond)
+		if op == "look" || !h.victim {
+			time.Sleep(time.Millisecond)
+		} else {
+			time.Sleep(h.w.latency)
+		}
 	}
 	var lie fault
 	if h.victim && !h.p.dead.Load() {

@@ -102,6 +102,12 @@ func draw(r *rand.Rand) (all []fault) {
 			}
 		}
 		all = append(all, f)
+		// What was lost or spoilt is to be noticed by whoever takes the job up again.
+		if writeLies[what] && r.IntN(2) == 0 {
+			end := fault{place: "change", kind: []faultKind{"power", "power", "crash", "kill"}[r.IntN(4)], salt: r.Uint64()}
+			end.at = 1 + r.IntN(30)
+			all = append(all, end)
+		}
 	}
 	return all
 }

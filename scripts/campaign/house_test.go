@@ -315,8 +315,22 @@ func (w *world) files(h http.Handler) http.Handler {
 				rw = &spoiled{rw, f.kind, f.arg}
 			}
 		}
+		if w.pace > 0 {
+			rw = paced{rw, w.pace}
+		}
 		h.ServeHTTP(rw, r)
 	})
+}
+
+// paced is a slow network.
+type paced struct {
+	http.ResponseWriter
+	pace time.Duration
+}
+
+func (p paced) Write(b []byte) (int, error) {
+	time.Sleep(p.pace)
+	return p.ResponseWriter.Write(b)
 }
 
 // spoiled is a reply of which a byte comes wrong, or that ends there.

@@ -39,6 +39,7 @@ type judge struct {
 	written   map[string]bool       // tokens of boots in which the disk was written
 	finished  map[string]bool       // tokens of boots whose screen said so
 	guilty    map[string][]string   // what must never happen, by kind
+	resumed   int                   // frames that were found on the disk from an earlier attempt
 	births    atomic.Int64
 	missed    int // erasures of which only samples were read, and that left something
 	outcomes  map[wire.Result]int
@@ -116,6 +117,7 @@ func (j *judge) event(e wire.Event, code int) {
 	defer j.mu.Unlock()
 	if e.Outcome != nil {
 		j.outcomes[e.Outcome.Result]++
+		j.resumed += e.Outcome.Resumed
 	}
 	if code/100 == 2 {
 		j.acked = append(j.acked, e)

@@ -37,6 +37,8 @@ type world struct {
 	all    []*medium
 	picture
 	standing bool
+	latency  time.Duration       // of the disk
+	pace     time.Duration       // of the network, by 32 KiB
 	erase    *workshop.EraseWish // what the lead wants first
 	broken   mutant
 	over     atomic.Bool
@@ -76,7 +78,7 @@ func newWorld(seed uint64, dir string) *world {
 	w.script = &script{passed: map[string]int{}, hit: map[string]int{}, start: time.Now()}
 	w.judge, w.net = newJudge(w), newNetwork(w)
 	w.house, w.pc = &house{w: w, dir: dir}, &pc{w: w, events: make(chan string, 100)}
-	w.picture = *shelf.pictures[[]int{0, 0, 0, 2, 2, 3, 1}[r.IntN(7)]]
+	w.picture = *shelf.pictures[[]int{0, 0, 2, 3, 1, 1}[r.IntN(6)]]
 
 	size := w.m.Bytes + []int64{0, 512 * 7 * 8, 3 << 20}[r.IntN(3)]
 	d := w.drive("TARGET", target, size, w.m.Block)
@@ -105,6 +107,10 @@ func newWorld(seed uint64, dir string) *world {
 		copy(second.data[1<<20:], "somebody's letters")
 		w.plug(second)
 	}
+	// A slow disk or network: frames are flushed, claimed and read back while
+	// others still come.
+	w.latency = []time.Duration{time.Millisecond, time.Millisecond, 150 * time.Millisecond, 900 * time.Millisecond}[r.IntN(4)]
+	w.pace = []time.Duration{0, 20 * time.Millisecond, 300 * time.Millisecond}[r.IntN(3)]
 	w.standing = r.IntN(2) == 0
 	if r.IntN(3) == 0 {
 		w.standing = false
