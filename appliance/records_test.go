@@ -92,13 +92,22 @@ const open = `DROP TRIGGER events_keep; DROP TRIGGER events_stay; DROP TRIGGER c
 // shut makes the triggers again, as a careful forger would.
 func shut(t *testing.T, data string) {
 	t.Helper()
-	s, err := OpenStore(data)
+	fresh := t.TempDir()
+	s, err := OpenStore(fresh)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(s.Mend(t.Context()), s.Close()); err != nil {
+	defer s.Close()
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(fresh, recordsFile))
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer db.Close()
+	var all string
+	if err := db.QueryRow(`SELECT group_concat(sql, '; ') FROM sqlite_master WHERE type = 'trigger'`).Scan(&all); err != nil {
+		t.Fatal(err)
+	}
+	outside(t, data, all)
 }
 
 // rewrite gives a device a history of n lines that holds together by itself.
@@ -134,6 +143,14 @@ func TestDamageIsNoticedAtStart(t *testing.T) {
 		{"a line edited", both("UPDATE events SET line = replace(line, 'agent', 'Agent') WHERE device = 'B' AND seq = 7"), "device B is damaged: line 7 was changed", false},
 		{"a line gone", both("DELETE FROM events WHERE device = 'B' AND seq = 2"), "device B is damaged: line 2 is missing", false},
 		{"the end gone", both("DELETE FROM events WHERE device = 'B' AND seq > 5"), "line 6 is missing at the end", false},
+		{"the end gone, and a head that knows of more", both("DELETE FROM events WHERE device = 'B' AND seq > 6; UPDATE chains SET seq = 9 WHERE device = 'B'"), "line 7 is missing at the end", false},
+		{"a head cut off", both("UPDATE chains SET seq = 6, hash = (SELECT hash FROM events WHERE device = 'B' AND seq = 6) WHERE device = 'B'"), "line 7 doesn't fit the head", false},
+		{"a head broken", both("UPDATE chains SET hash = '00' WHERE device = 'B'"), "line 7 doesn't fit the head", false},
+		{"a head gone", both("DELETE FROM chains WHERE device = 'B'"), "device B is damaged: its 7 lines have no head", false},
+		{"all lines gone", both("DELETE FROM events WHERE device = 'B'"), "device B is damaged: line 1 is missing", false},
+		{"the lines of the house gone", both("DELETE FROM events WHERE device = ''"), "the history of the house is damaged: line 1 is missing", false},
+		{"the head of the house broken", both("UPDATE chains SET seq = 7, hash = 'x' WHERE device = ''"), "the history of the house is damaged: line 2 is missing at the end", false},
+		{"the last hash broken", both("UPDATE events SET hash = '00' WHERE device = 'B' AND seq = 7"), "line 7 was changed", true},
 		{"a document edited", both("UPDATE documents SET json = 'x' WHERE CAST(json AS TEXT) LIKE '%\"A\"%'"), "was changed", false},
 		{"a document gone", both("DELETE FROM documents WHERE CAST(json AS TEXT) LIKE '%\"C\"%'"), "is missing", false},
 		{"a history rewritten, as long as before", func(t *testing.T, data string) { rewrite(t, data, "B", 7) }, "the history of device B up to line 5 is another one than checkpoint 1", false},
@@ -204,7 +221,12 @@ func TestDamageIsNoticedAtStart(t *testing.T) {
 			if err != nil || !slices.ContainsFunc(events, func(e workshop.Event) bool { return e.Kind == kindAccepted && e.Reason == "the disk broke" }) {
 				t.Error("the history of the house doesn't tell of it", err)
 			}
-			write(t, r, "D", 2)
+			for _, device := range []string{"A", "B", "C", "", "D"} {
+				write(t, r, device, 2)
+			}
+			if err := r.Check(t.Context()); err != nil {
+				t.Fatalf("accepted, went on, and now %v", err)
+			}
 			if _, fresh, err := r.Checkpoint(t.Context(), "u"); err != nil || !fresh {
 				t.Fatal(fresh, err)
 			}

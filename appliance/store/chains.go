@@ -224,14 +224,30 @@ func (s *Store) schema(ctx context.Context, tx *sql.Tx) ([]Damage, error) {
 	return found, nil
 }
 
-// Mend puts back triggers and indexes that are missing, and heads that were
-// lost with their lines still there. Lines are never touched.
+// Mend puts back triggers and indexes that are missing, and lets every history
+// end at the last line that is left of it, so that the next line stands behind
+// that one. Lines are never touched.
 func (s *Store) Mend(ctx context.Context) error {
 	want, err := made()
 	if err != nil {
 		return err
 	}
 	return s.tx(ctx, func(tx *sql.Tx) error {
+		// The triggers that keep heads as they are come back below.
+		if _, err := tx.ExecContext(ctx, `DROP TRIGGER IF EXISTS chains_grow; DROP TRIGGER IF EXISTS chains_stay;
+			DELETE FROM chains;
+			INSERT INTO chains (device, seq, hash) SELECT e.device, e.seq, e.hash FROM events AS e
+			JOIN (SELECT device, max(seq) AS seq FROM events GROUP BY device) USING (device, seq)`); err != nil {
+			return err
+		}
+		// A line can't be put behind one whose hash is none.
+		var device string
+		switch err := tx.QueryRowContext(ctx, `SELECT device FROM chains WHERE length(hash) <> 64 OR hash GLOB '*[^0-9a-f]*' OR seq < 1`).Scan(&device); {
+		case err == nil:
+			return fmt.Errorf("the last line of the history of “%s” is broken in a way that nothing can be added to it: bring back a copy of the records", device)
+		case err != sql.ErrNoRows:
+			return err
+		}
 		have, err := objects(ctx, tx)
 		if err != nil {
 			return err
@@ -249,9 +265,6 @@ func (s *Store) Mend(ctx context.Context) error {
 				return err
 			}
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO chains (device, seq, hash)
-			SELECT device, seq, hash FROM events AS e WHERE seq = (SELECT max(seq) FROM events WHERE device = e.device)
-			AND device NOT IN (SELECT device FROM chains)`)
-		return err
+		return nil
 	})
 }
