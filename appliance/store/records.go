@@ -132,7 +132,7 @@ func (s *Store) Load(ctx context.Context) (workshop.State, error) {
 	if st.Lots, err = docs[workshop.Lot](ctx, tx, `SELECT doc FROM lots ORDER BY opened`); err != nil {
 		return st, fmt.Errorf("lots: %w", explain(err))
 	}
-	if st.Jobs, err = docs[workshop.Job](ctx, tx, `SELECT doc FROM jobs ORDER BY created`); err != nil {
+	if st.Jobs, err = docs[workshop.Job](ctx, tx, `SELECT doc FROM jobs ORDER BY rowid`); err != nil {
 		return st, fmt.Errorf("jobs: %w", explain(err))
 	}
 	rows, err := tx.QueryContext(ctx, `SELECT token_hash, mac, device, boot_id, issued FROM boots ORDER BY issued`)

@@ -21,10 +21,13 @@ func unfit(dev *Device, jobs []*Job) error {
 	var wrote []*Job // newest first
 	var imaged *Job
 	for _, j := range slices.Backward(jobs) {
+		if j.ID == dev.Back && dev.Back != "" {
+			break
+		}
 		switch {
 		case j.State.Live():
 			return no("A job of this PC waits or runs", "Wait until it is done, or cancel it")
-		case !j.wrote() || j.Created.Before(dev.Back):
+		case !j.wrote():
 			continue
 		case imaged == nil && j.Erase == nil:
 			imaged = j

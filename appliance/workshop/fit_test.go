@@ -3,16 +3,14 @@ package workshop
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"refurb/agent/wire"
 )
 
 func TestUnfit(t *testing.T) {
-	now := time.Date(2026, 3, 4, 9, 0, 0, 0, time.UTC)
 	a, b := disk("/dev/sda", 120), disk("/dev/sdb", 500)
 	ran := func(state JobState, d wire.Disk, kinds ...wire.EventKind) *Job {
-		j := &Job{State: state, Created: now, Taken: kinds, Approval: &Approval{Disk: d.DiskID}}
+		j := &Job{ID: newID(), State: state, Taken: kinds, Approval: &Approval{Disk: d.DiskID}}
 		if len(kinds) > 0 && kinds[0] == wire.EventErasing {
 			j.Erase = &EraseOrder{}
 		}
@@ -28,44 +26,48 @@ func TestUnfit(t *testing.T) {
 	for name, c := range map[string]struct {
 		jobs  []*Job
 		disks []wire.Disk
-		back  time.Time
+		back  *Job
 		says  string // empty: it may go
 	}{
-		"imaged":                          {[]*Job{imaged}, []wire.Disk{a}, time.Time{}, ""},
-		"booted":                          {[]*Job{booted}, []wire.Disk{data(a, wire.ClassData)}, time.Time{}, ""},
-		"imaged after a failure":          {[]*Job{failed, imaged}, []wire.Disk{a}, time.Time{}, ""},
-		"imaged, and another one refused": {[]*Job{imaged, never}, []wire.Disk{a}, time.Time{}, ""},
-		"erased and imaged":               {[]*Job{erased(a), imaged}, []wire.Disk{a}, time.Time{}, ""},
-		"beside a blank one":              {[]*Job{imaged}, []wire.Disk{a, b}, time.Time{}, ""},
-		"beside one of ours":              {[]*Job{imaged}, []wire.Disk{a, data(b, wire.ClassOurs)}, time.Time{}, ""},
-		"beside a stick":                  {[]*Job{imaged}, []wire.Disk{a, disk("/dev/sdc", 32, func(d *wire.Disk) { d.Transport, d.Class = wire.TransportUSB, wire.ClassData })}, time.Time{}, ""},
-		"beside one that was erased":      {[]*Job{imaged, erased(b)}, []wire.Disk{a, data(b, wire.ClassData)}, time.Time{}, ""},
-		"another one erased at last":      {[]*Job{imaged, broken(JobFailed, b), erased(b)}, []wire.Disk{a, b}, time.Time{}, ""},
-		"the half erased one is out":      {[]*Job{imaged, broken(JobFailed, b)}, []wire.Disk{a}, time.Time{}, ""},
-		"imaged after it came back":       {[]*Job{imaged}, []wire.Disk{a}, now.Add(-time.Hour), ""},
+		"imaged":                          {[]*Job{imaged}, []wire.Disk{a}, nil, ""},
+		"booted":                          {[]*Job{booted}, []wire.Disk{data(a, wire.ClassData)}, nil, ""},
+		"imaged after a failure":          {[]*Job{failed, imaged}, []wire.Disk{a}, nil, ""},
+		"imaged, and another one refused": {[]*Job{imaged, never}, []wire.Disk{a}, nil, ""},
+		"erased and imaged":               {[]*Job{erased(a), imaged}, []wire.Disk{a}, nil, ""},
+		"beside a blank one":              {[]*Job{imaged}, []wire.Disk{a, b}, nil, ""},
+		"beside one of ours":              {[]*Job{imaged}, []wire.Disk{a, data(b, wire.ClassOurs)}, nil, ""},
+		"beside a stick":                  {[]*Job{imaged}, []wire.Disk{a, disk("/dev/sdc", 32, func(d *wire.Disk) { d.Transport, d.Class = wire.TransportUSB, wire.ClassData })}, nil, ""},
+		"beside one that was erased":      {[]*Job{imaged, erased(b)}, []wire.Disk{a, data(b, wire.ClassData)}, nil, ""},
+		"another one erased at last":      {[]*Job{imaged, broken(JobFailed, b), erased(b)}, []wire.Disk{a, b}, nil, ""},
+		"the half erased one is out":      {[]*Job{imaged, broken(JobFailed, b)}, []wire.Disk{a}, nil, ""},
+		"imaged after it came back":       {[]*Job{failed, imaged}, []wire.Disk{a}, failed, ""},
 
-		"nothing ever":                {nil, []wire.Disk{a}, time.Time{}, "not been written"},
-		"failed":                      {[]*Job{failed}, []wire.Disk{a}, time.Time{}, "not been written"},
-		"failed after it was imaged":  {[]*Job{imaged, failed}, []wire.Disk{a}, time.Time{}, "not been written"},
-		"cancelled while imaging":     {[]*Job{imaged, ran(Cancelled, a, wire.EventImaging)}, []wire.Disk{a}, time.Time{}, "not been written"},
-		"erased only":                 {[]*Job{erased(a)}, []wire.Disk{a}, time.Time{}, "not been written"},
-		"lost":                        {[]*Job{ran(JobLost, a, wire.EventImaging)}, []wire.Disk{a}, time.Time{}, "waits or runs"},
-		"held":                        {[]*Job{imaged, ran(Held, a)}, []wire.Disk{a}, time.Time{}, "waits or runs"},
-		"erased afterwards":           {[]*Job{imaged, erased(a)}, []wire.Disk{a}, time.Time{}, "erased after"},
-		"half erased afterwards":      {[]*Job{imaged, broken(JobFailed, a)}, []wire.Disk{a}, time.Time{}, "erased after"},
-		"cancelled while erasing":     {[]*Job{imaged, broken(Cancelled, a)}, []wire.Disk{a}, time.Time{}, "erased after"},
-		"another one half erased":     {[]*Job{imaged, broken(JobFailed, b)}, []wire.Disk{a, b}, time.Time{}, "did not end well"},
-		"another one half written":    {[]*Job{ran(JobFailed, b, wire.EventImaging), imaged}, []wire.Disk{a, b}, time.Time{}, "did not end well"},
-		"another one holds something": {[]*Job{imaged}, []wire.Disk{a, data(b, wire.ClassData)}, time.Time{}, "neither erased nor imaged"},
-		"another one is structured":   {[]*Job{imaged}, []wire.Disk{a, data(b, wire.ClassStructured)}, time.Time{}, "neither erased nor imaged"},
-		"another one is locked":       {[]*Job{imaged}, []wire.Disk{a, data(b, wire.ClassLocked)}, time.Time{}, "neither erased nor imaged"},
-		"another one can't be written": {[]*Job{imaged}, []wire.Disk{a, disk("/dev/sdb", 9, func(d *wire.Disk) { d.ReadOnly, d.Class = true, wire.ClassData })}, time.Time{},
+		"nothing ever":                {nil, []wire.Disk{a}, nil, "not been written"},
+		"failed":                      {[]*Job{failed}, []wire.Disk{a}, nil, "not been written"},
+		"failed after it was imaged":  {[]*Job{imaged, failed}, []wire.Disk{a}, nil, "not been written"},
+		"cancelled while imaging":     {[]*Job{imaged, ran(Cancelled, a, wire.EventImaging)}, []wire.Disk{a}, nil, "not been written"},
+		"erased only":                 {[]*Job{erased(a)}, []wire.Disk{a}, nil, "not been written"},
+		"lost":                        {[]*Job{ran(JobLost, a, wire.EventImaging)}, []wire.Disk{a}, nil, "waits or runs"},
+		"held":                        {[]*Job{imaged, ran(Held, a)}, []wire.Disk{a}, nil, "waits or runs"},
+		"erased afterwards":           {[]*Job{imaged, erased(a)}, []wire.Disk{a}, nil, "erased after"},
+		"half erased afterwards":      {[]*Job{imaged, broken(JobFailed, a)}, []wire.Disk{a}, nil, "erased after"},
+		"cancelled while erasing":     {[]*Job{imaged, broken(Cancelled, a)}, []wire.Disk{a}, nil, "erased after"},
+		"another one half erased":     {[]*Job{imaged, broken(JobFailed, b)}, []wire.Disk{a, b}, nil, "did not end well"},
+		"another one half written":    {[]*Job{ran(JobFailed, b, wire.EventImaging), imaged}, []wire.Disk{a, b}, nil, "did not end well"},
+		"another one holds something": {[]*Job{imaged}, []wire.Disk{a, data(b, wire.ClassData)}, nil, "neither erased nor imaged"},
+		"another one is structured":   {[]*Job{imaged}, []wire.Disk{a, data(b, wire.ClassStructured)}, nil, "neither erased nor imaged"},
+		"another one is locked":       {[]*Job{imaged}, []wire.Disk{a, data(b, wire.ClassLocked)}, nil, "neither erased nor imaged"},
+		"another one can't be written": {[]*Job{imaged}, []wire.Disk{a, disk("/dev/sdb", 9, func(d *wire.Disk) { d.ReadOnly, d.Class = true, wire.ClassData })}, nil,
 			"neither erased nor imaged"},
-		"the disk is out":          {[]*Job{imaged}, nil, time.Time{}, "no longer in this PC"},
-		"the disk was swapped":     {[]*Job{imaged}, []wire.Disk{b}, time.Time{}, "no longer in this PC"},
-		"imaged before it was out": {[]*Job{imaged}, []wire.Disk{a}, now.Add(time.Hour), "not been written"},
+		"the disk is out":          {[]*Job{imaged}, nil, nil, "no longer in this PC"},
+		"the disk was swapped":     {[]*Job{imaged}, []wire.Disk{b}, nil, "no longer in this PC"},
+		"imaged before it was out": {[]*Job{imaged}, []wire.Disk{a}, imaged, "not been written"},
 	} {
-		err := unfit(&Device{Report: wire.Report{Disks: c.disks}, Back: c.back}, c.jobs)
+		dev := &Device{Report: wire.Report{Disks: c.disks}}
+		if c.back != nil {
+			dev.Back = c.back.ID
+		}
+		err := unfit(dev, c.jobs)
 		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -350,7 +350,7 @@ func (r *Registry) MoveDevice(ctx context.Context, actor, deviceID string, to De
 		dev := d.device(deviceID)
 		dev.State = to
 		if to == Returned || v.State == DeviceLost {
-			dev.Back = d.now
+			dev.Back = v.Job
 		}
 		d.event(Event{Device: deviceID, Kind: "device_moved", From: string(v.State), To: string(to), Actor: actor, Reason: reason})
 		return nil

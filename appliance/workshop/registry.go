@@ -152,7 +152,6 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		sharing:   sharing{byToken: map[string]*Sharer{}, claims: map[ClaimKey]*Claim{}, fresh: map[ClaimKey]bool{}},
 		flowing:   map[string]bool{},
 	}
-	slices.SortFunc(s.Jobs, func(a, b Job) int { return a.Created.Compare(b.Created) })
 	slices.SortFunc(s.Boots, func(a, b Boot) int { return a.Issued.Compare(b.Issued) })
 	r.apply(Change{Devices: s.Devices, Lots: s.Lots, Jobs: s.Jobs, Boots: s.Boots, Claims: s.Claims})
 	// The agents get their time anew: it was this program that was away.

@@ -363,3 +363,61 @@ func TestImageComesBack(t *testing.T) {
 		}
 	})
 }
+
+// The server's clock falls back by years, as with an empty battery: what happened
+// last counts still, also after a restart of the program.
+func TestClockFallsBackOverTheYears(t *testing.T) {
+	h := open(t)
+	h.lot(true)
+	p := h.pc(1)
+	p.boot()
+	p.image()
+	id := p.device().ID
+	move := func(all ...workshop.DeviceState) error {
+		for _, to := range all {
+			if err := h.MoveDevice(bg, "lead1", id, to, "so it is"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+
+	h.clock.pass(-6 * 365 * 24 * time.Hour)
+	if err := h.HoldAtStart(bg, "lead1", id); err != nil {
+		t.Fatal(err)
+	}
+	p.rep.Disks[0].Class = wire.ClassOurs
+	p.boot()
+	p.order(workshop.EraseWish{})
+	if err := p.send(wire.EventErasing, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Cancel(bg, "lead1", p.state(workshop.Erasing).ID, "it takes too long"); err != nil {
+		t.Fatal(err)
+	}
+	h.crash()
+	p.h = h
+	refused(t, move(workshop.Ready), workshop.Conflict)
+
+	// Nor is what is proved after a PC has come back older than that.
+	h.clock.pass(12 * 365 * 24 * time.Hour)
+	imageAgain := func() {
+		t.Helper()
+		if err := h.ImageAgain(bg, "lead1", id, ""); err != nil {
+			t.Fatal(err)
+		}
+		p.boot()
+		p.image()
+	}
+	imageAgain()
+	if err := move(workshop.Ready, workshop.Reserved, workshop.HandedOut, workshop.Returned, workshop.Received); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, move(workshop.Ready), workshop.Conflict)
+	h.clock.pass(-6 * 365 * 24 * time.Hour)
+	refused(t, move(workshop.Ready), workshop.Conflict)
+	imageAgain()
+	if err := move(workshop.Ready); err != nil {
+		t.Fatal(err)
+	}
+}

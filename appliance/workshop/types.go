@@ -60,10 +60,10 @@ type Device struct {
 	Again   bool        `json:"again"`         // somebody asked for another imaging at its next boot
 	AgainBy string      `json:"again_by,omitempty"`
 	Image   string      `json:"image"` // root that was asked for; empty: the lot's
-	// Back is when it last came back from somebody or was found again: what was
-	// proved of its disks before counts no more.
-	Back time.Time `json:"back,omitzero"`
-	Wait bool      `json:"wait,omitempty"` // somebody asked for the agent at its next start, and for nothing to happen then
+	// Back is its newest job when it last came back from somebody or was found
+	// again: what that one or an earlier one proved of its disks counts no more.
+	Back string `json:"back_job,omitempty"`
+	Wait bool   `json:"wait,omitempty"` // somebody asked for the agent at its next start, and for nothing to happen then
 }
 
 // Lot is what one donor brings at one time.
@@ -220,7 +220,7 @@ type Boot struct {
 type State struct {
 	Devices []Device
 	Lots    []Lot
-	Jobs    []Job
+	Jobs    []Job // in the order they were made in, whatever the clock said
 	Boots   []Boot
 	Claims  []Claim
 }
