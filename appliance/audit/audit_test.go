@@ -297,6 +297,52 @@ func TestCSVIsNoFormula(t *testing.T) {
 	}
 }
 
+// What was done stands on the first page in sentences: erasures as erasures, and
+// none that failed as an installation.
+func TestWhatWasDone(t *testing.T) {
+	disk := map[string]string{"model": "SSD", "serial": "S1", "level": "purge", "read": "512000000000", "mismatches": "0"}
+	job := func(id, from, to, reason string, p map[string]string) line {
+		return line{Event: workshop.Event{Time: noon, Device: device, Job: id, Kind: "job", From: from, To: to, Reason: reason, Params: p}}
+	}
+	order := map[string]string{"job": "erase"}
+	for name, c := range map[string]struct {
+		lines []line
+		want  []string
+	}{
+		"erased": {
+			[]line{job("A", "held", "approved", "", order), job("A", "approved", "erasing", "", disk), job("A", "erasing", "erased", "", disk)},
+			[]string{"disk SSD, serial number S1: an erasure began", "erased (level: purge), 512.0 GB were read back, 0 blocks were not empty"},
+		},
+		"exceptions": {
+			[]line{job("A", "held", "approved", "", order), job("A", "approved", "erasing", "", disk), job("A", "erasing", "failed", "14 blocks.", nil)},
+			[]string{"an erasure began", "the disk may hold data: 14 blocks."},
+		},
+		"cancelled before": {
+			[]line{job("A", "held", "approved", "", order), job("A", "approved", "cancelled", "wrong PC", nil)},
+			[]string{"nothing was erased: wrong PC."},
+		},
+		"installed instead": {
+			[]line{job("A", "held", "approved", "", order), job("A", "approved", "held", "", nil), job("A", "held", "approved", "", nil), job("A", "imaging", "failed", "", nil)},
+			[]string{"an installation failed: no cause is known."},
+		},
+		"another job": {
+			[]line{job("A", "approved", "erasing", "", disk), job("B", "imaging", "cancelled", "", nil)},
+			[]string{"an erasure began"},
+		},
+	} {
+		got := proofs(c.lines)
+		if len(got) != len(c.want) {
+			t.Errorf("%s: %q", name, got)
+			continue
+		}
+		for i, want := range c.want {
+			if !strings.Contains(got[i], want) {
+				t.Errorf("%s: %q, want %q", name, got[i], want)
+			}
+		}
+	}
+}
+
 func TestHTMLEscapes(t *testing.T) {
 	line, hash, err := Seal(0, "", workshop.Event{Time: noon, Device: device, Kind: "job", To: "<script>alert(1)</script>", Params: map[string]string{"<i>": "\"><img src=x>"}})
 	if err != nil {

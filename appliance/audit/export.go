@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"refurb/appliance/sheet"
@@ -140,22 +141,41 @@ func paper(h header, lines []line, entries []Entry, cover Cover) paperView {
 	return v
 }
 
-// proofs says in sentences how each installation that was proven went.
+// proofs says in sentences how each installation and each erasure went.
 func proofs(lines []line) []string {
 	var all []string
+	say := func(l line, format string, a ...any) {
+		all = append(all, l.Time.Format("2006-01-02 15:04")+" UTC: "+fmt.Sprintf(format, a...))
+	}
+	erases := map[string]bool{} // jobs that do
 	for _, l := range lines {
 		if l.Kind != "job" || l.Device == "" {
 			continue
 		}
-		at, p := l.Time.Format("2006-01-02 15:04"), l.Params
+		p := l.Params
+		disk := "disk " + or(p["model"], p["disk"]) + ", serial number " + or(p["serial"], "none")
 		switch l.To {
 		case "verified":
-			all = append(all, fmt.Sprintf("%s UTC: disk %s, serial number %s: %s were written, %s were read back, %s differences.",
-				at, or(p["model"], p["disk"]), or(p["serial"], "none"), amount(p["written"]), amount(p["read_back"]), or(p["mismatches"], "?")))
+			say(l, "%s: %s were written, %s were read back, %s differences.", disk, amount(p["written"]), amount(p["read_back"]), or(p["mismatches"], "?"))
 		case "first_boot_seen":
-			all = append(all, at+" UTC: the PC started from its own disk.")
-		case "failed":
-			all = append(all, at+" UTC: an installation failed: "+or(l.Reason, "no cause is known")+".")
+			say(l, "the PC started from its own disk.")
+		case "approved":
+			erases[l.Job] = p["job"] == "erase"
+		case "erasing":
+			erases[l.Job] = true
+			say(l, "%s: an erasure began.", disk)
+		case "erased":
+			say(l, "%s: erased (level: %s), %s were read back, %s blocks were not empty.", disk, or(p["level"], "unknown"), amount(p["read"]), or(p["mismatches"], "?"))
+		case "failed", "cancelled", "lost":
+			why := strings.TrimSuffix(or(l.Reason, "no cause is known"), ".")
+			switch {
+			case erases[l.Job] && l.From == "erasing":
+				say(l, "the erasure did not end as it should, the disk may hold data: %s.", why)
+			case erases[l.Job]:
+				say(l, "nothing was erased: %s.", why)
+			case l.To == "failed":
+				say(l, "an installation failed: %s.", why)
+			}
 		}
 	}
 	return all
