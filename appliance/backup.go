@@ -18,6 +18,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"refurb/appliance/audit"
 	"refurb/appliance/store"
 )
@@ -32,6 +34,10 @@ const (
 	backupIndex  = "backup.json"
 	recordsFile  = "refurb.db"
 )
+
+// spare is what a backup leaves free on the disk of the records, in bytes: some
+// thousand PCs' reports.
+const spare = 64 << 20
 
 // secrets are the files of a backup that nobody else may see.
 var secrets = []string{"keys/signing.ed25519", "keys/tls.pem"}
@@ -56,6 +62,9 @@ func (r *Records) Backup(ctx context.Context, to string, withKeys bool) (file st
 	}
 	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("%s is there already: choose another name", to)
+	}
+	if err := r.room(to); err != nil {
+		return "", err
 	}
 	work, err := os.MkdirTemp(r.data, ".backup-*")
 	if err != nil {
@@ -104,6 +113,31 @@ func (r *Records) Backup(ctx context.Context, to string, withKeys bool) (file st
 		return "", fmt.Errorf("backup: %w", err)
 	}
 	return to, nil
+}
+
+// room refuses to fill a disk with copies: what PCs report must still be stored,
+// during the copying too. It asks for the records twice over, as a copy and as
+// a backup, which is smaller, and for something to go on with.
+func (r *Records) room(to string) error {
+	st, err := os.Stat(filepath.Join(r.data, recordsFile))
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	for _, dir := range []string{r.data, filepath.Dir(to)} {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(dir, &fs); err != nil {
+			return fmt.Errorf("backup: %s: %w", dir, err)
+		}
+		need := 2*st.Size() + spare
+		if dir != r.data {
+			need = st.Size()
+		}
+		// Some network file systems count no blocks at all.
+		if free := int64(fs.Bavail) * fs.Bsize; fs.Blocks > 0 && free < need {
+			return fmt.Errorf("no copy of the records was made: %s has %d MB free, and %d MB are needed: make room", dir, free>>20, need>>20)
+		}
+	}
+	return nil
 }
 
 // backupFiles lists what goes in. A checkpoint that was made after the copy of

@@ -70,8 +70,13 @@ func (r *Records) day(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	log.Info("copy of the records", "file", to)
-	// The oldest go, and only whole ones that we made are counted.
-	for copies := r.copies(); len(copies) > keepBackups; copies = copies[1:] {
+	// The oldest go, and only whole ones that we made are counted. Names from
+	// after this one were made while the clock was ahead.
+	copies := r.copies()
+	if i := slices.Index(copies, to); i >= 0 {
+		copies = slices.Concat(copies[i+1:], copies[:i+1])
+	}
+	for ; len(copies) > keepBackups; copies = copies[1:] {
 		if err := os.Remove(copies[0]); err != nil {
 			return err
 		}

@@ -345,6 +345,64 @@ func TestDaily(t *testing.T) {
 	}
 }
 
+// The clock was ahead for a week. Set right, it makes copies whose names sort
+// before all others: they are not the oldest.
+func TestCopiesOfAClockThatWasAhead(t *testing.T) {
+	data := t.TempDir()
+	r, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, r, "A", 1)
+	if err := os.Mkdir(r.backups(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for i := range keepBackups {
+		if err := os.WriteFile(filepath.Join(r.backups(), fmt.Sprintf("refurb-209901%02dT000000Z.tar.gz", i+1)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.day(t.Context(), slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	left := r.copies()
+	if len(left) != keepBackups || strings.Contains(left[0], "2099") || !strings.Contains(left[1], "20990102") {
+		t.Error(left)
+	}
+}
+
+// A copy that doesn't fit is not begun: what is free is for what PCs report.
+func TestNoRoomForACopy(t *testing.T) {
+	data := t.TempDir()
+	r, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, r, "A", 1)
+	path := filepath.Join(data, recordsFile)
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 1<<42); err != nil { // with a hole of four terabytes
+		t.Fatal(err)
+	}
+	err = r.day(t.Context(), slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "make room") {
+		t.Error(err)
+	}
+	if err := os.Truncate(path, st.Size()); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(data, ".backup-*")); len(left)+len(r.copies()) > 0 {
+		t.Error(left, r.copies())
+	}
+	write(t, r, "A", 1)
+	if err := r.day(t.Context(), slog.New(slog.DiscardHandler)); err != nil || len(r.copies()) != 1 {
+		t.Error(err, r.copies())
+	}
+}
+
 // Three days pass by; on the second, the records are damaged for a while.
 func TestDaysPassBy(t *testing.T) {
 	data := t.TempDir()
