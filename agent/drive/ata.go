@@ -105,9 +105,25 @@ func registers(b []byte) (Registers, bool) {
 		}
 		return Registers{}, false
 	}
-	if len(b) >= 14 && b[0]&0x7f == 0x70 && b[12] == 0 && b[13] == 0x1d { // ATA PASS-THROUGH INFORMATION AVAILABLE
-		return Registers{Error: b[3], Status: b[4], Device: b[5], Count: uint16(b[6]),
-			LBA: uint64(b[9]) | uint64(b[10])<<8 | uint64(b[11])<<16}, true
+	if len(b) < 18 || b[0]&0x7f != 0x70 {
+		return Registers{}, false
+	}
+	r := Registers{Error: b[3], Status: b[4], Device: b[5], Count: uint16(b[6]),
+		LBA: uint64(b[9]) | uint64(b[10])<<8 | uint64(b[11])<<16}
+	switch {
+	case b[12] == 0 && b[13] == 0x1d: // ATA PASS-THROUGH INFORMATION AVAILABLE
+		return r, true
+	case b[0]&0x80 != 0 && failed(r.Status):
+		return r, true // Linux tells errors in this form, with a code of their own
+	case b[0]&0x80 == 0 && failed(b[9]):
+		// Before 6.11 it put them at the wrong place, and the end is cut off.
+		return Registers{Error: b[8], Status: b[9], Device: b[10], Count: uint16(b[11]), LBA: uint64(b[17])}, true
 	}
 	return Registers{}, false
+}
+
+// failed says that status is that of a drive which is there (DRDY), not busy
+// any more (BSY) and has ended a command with an error.
+func failed(status byte) bool {
+	return status&0xc0 == 0x40 && status&(ataError|ataFault) != 0
 }

@@ -207,21 +207,19 @@ func (d File) NVMe(c NVMe) (uint32, error) {
 }
 
 // ioctl gives what the driver returned: a negative number is an error of the
-// kernel's, a positive one the NVMe status.
+// kernel's, a positive one the NVMe status. EINTR is no reason to ask again: no
+// signal ends these calls, it is how the NVMe driver says that a command took
+// longer than its limit, and another format isn't wanted.
 func (d File) ioctl(request uint, arg unsafe.Pointer) error {
 	defer runtime.KeepAlive(d.f)
-	for {
-		r, _, errno := unix.Syscall(unix.SYS_IOCTL, d.f.Fd(), uintptr(request), uintptr(arg))
-		switch {
-		case errno == unix.EINTR:
-		case errno != 0:
-			return errno
-		case r != 0:
-			return NVMeStatus(r)
-		default:
-			return nil
-		}
+	r, _, errno := unix.Syscall(unix.SYS_IOCTL, d.f.Fd(), uintptr(request), uintptr(arg))
+	switch {
+	case errno != 0:
+		return errno
+	case r != 0:
+		return NVMeStatus(r)
 	}
+	return nil
 }
 
 func milliseconds(d time.Duration) uint32 { return uint32(min(d/time.Millisecond, 1<<31)) }

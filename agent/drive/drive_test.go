@@ -41,6 +41,8 @@ const (
 	goodDescriptor = "72 01 00 1d 00 00 00 0e 09 0c 00 00 00 00 00 00 00 4f 00 c2 a0 50"
 	badDescriptor  = "72 01 00 1d 00 00 00 0e 09 0c 00 00 00 00 00 00 00 f4 00 2c a0 50"
 	goodFixed      = "70 00 01 00 50 a0 00 0a 00 00 4f c2 00 1d 00 00 00 00"
+	abortedFixed   = "f0 00 0b 04 51 40 01 0a 80 01 00 00 00 00 00 00 00 00" // libata since Linux 6.11
+	abortedShifted = "70 00 0b 00 00 00 00 0a 04 51 40 01 00 00 00 00 80 01" // and before
 	extended       = "72 01 00 1d 00 00 00 0e 09 0c 01 00 12 34 06 03 05 02 04 01 e0 50"
 	aborted        = "72 0b 00 00 00 00 00 0e 09 0c 00 04 00 00 00 00 00 4f 00 c2 a0 51"
 	otherFirst     = "72 01 00 1d 00 00 00 14 02 04 00 00 00 00 09 0c 00 00 00 00 00 00 00 4f 00 c2 a0 50"
@@ -74,10 +76,22 @@ func TestGiveATA(t *testing.T) {
 			t.Errorf("%s: %x", c.name, r)
 		}
 	}
-	d := &recorded{sense: aborted}
-	_, err := GiveATA(d, status)
-	if e, ok := errors.AsType[*ATAError](err); !ok || e.Registers.Error != 4 || !Refused(err) {
-		t.Errorf("an aborted command: %v, refused %v", err, Refused(err))
+	for _, sense := range []string{aborted, abortedFixed, abortedShifted} {
+		_, err := GiveATA(&recorded{sense: sense}, status)
+		if e, ok := errors.AsType[*ATAError](err); !ok || e.Registers.Error != 4 || !Refused(err) || sense != aborted && e.LBA != 1 {
+			t.Errorf("an aborted command: %v, refused %v", err, Refused(err))
+		}
+	}
+	// These are no drive's registers: it is busy, or the bytes mean something else.
+	for _, sense := range []string{
+		"f0 00 0b 00 d1 40 00 0a 00 00 00 00 00 00 00 00 00 00",
+		"70 00 0b 00 00 00 00 0a 00 00 00 00 47 00 00 00 00 00",
+		"70 00 05 00 00 00 00 0a 00 00 00 00 20 00 00 00 00 00",
+	} {
+		_, err := GiveATA(&recorded{sense: sense}, status)
+		if e, ok := errors.AsType[*ATAError](err); ok || err == nil {
+			t.Errorf("%s: %+v", sense, e)
+		}
 	}
 }
 
@@ -127,7 +141,7 @@ func TestRefused(t *testing.T) {
 }
 
 func FuzzSense(f *testing.F) {
-	for _, s := range []string{goodDescriptor, badDescriptor, goodFixed, extended, aborted, otherFirst} {
+	for _, s := range []string{goodDescriptor, badDescriptor, goodFixed, abortedFixed, abortedShifted, extended, aborted, otherFirst} {
 		b, _ := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
 		f.Add(b)
 	}
