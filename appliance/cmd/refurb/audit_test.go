@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,9 +79,13 @@ func TestAuditCommands(t *testing.T) {
 	refurb(1, "audit", "verify", at("forged.jsonl"))
 
 	// An old backup comes back, and the house says so.
-	refurb(1, "restore", "--data", data, at("old.tar.gz"))
+	refurb(damaged, "restore", "--data", data, at("old.tar.gz"))
 	refurb(1, "audit", "doctor", "--data", data)
-	refurb(1, "audit", "checkpoint", "--data", data)
+	refurb(damaged, "audit", "checkpoint", "--data", data)
+	unit, err := os.ReadFile("../../../scripts/service/refurb.service")
+	if err != nil || !bytes.Contains(unit, fmt.Appendf(nil, "\nRestartPreventExitStatus=%d\n", damaged)) {
+		t.Error("the service is started again and again with damaged records", err)
+	}
 	refurb(0, "audit", "accept-damage", "--data", data, "--reason", "the newest copy was lost")
 	refurb(0, "audit", "doctor", "--data", data)
 	refurb(0, "key", "rotate", "--data", data)

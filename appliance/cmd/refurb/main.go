@@ -49,6 +49,10 @@ type dataFlag struct {
 // AfterRun gives what a command of root has made to the service's user.
 func (d dataFlag) AfterRun() error { return appliance.HandOver(d.Data) }
 
+// damaged is the exit code for records that people have to look after first: the
+// service isn't started again and again with them.
+const damaged = 3
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:])
@@ -89,6 +93,9 @@ func run(ctx context.Context, args []string) int {
 		return 130
 	default:
 		fmt.Fprintf(os.Stderr, "refurb: %v\n", err)
+		if errors.As(err, new(*appliance.Damaged)) {
+			return damaged
+		}
 		return 1
 	}
 }
