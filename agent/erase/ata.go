@@ -21,6 +21,7 @@ const (
 	ataEraseUnit       = 0xf4
 	ataDisablePassword = 0xf6
 	ataReadNativeMax   = 0x27
+	ataMaxAddress      = 0x78
 	ataDCO             = 0xb1
 	dcoIdentify        = 0xc2
 )
@@ -29,6 +30,8 @@ const (
 // security feature set. It is no secret: after a power cut in the middle the
 // disk is locked with it, and whoever knows it can unlock the disk.
 const Password = "refurb-erases-this-disk"
+
+const noNative = "the native size"
 
 type ataWords []byte
 
@@ -56,8 +59,9 @@ func (f *facts) askATA(d drive.Drive) error {
 }
 
 // hiddenATA reads what the disk holds back: the native size by READ NATIVE MAX
-// ADDRESS EXT (ATA8-ACS §7.36), the factory's by DEVICE CONFIGURATION IDENTIFY
-// (§7.8). A disk without either has nothing to tell.
+// ADDRESS EXT (ATA8-ACS §7.36) or, of newer disks, GET NATIVE MAX ADDRESS EXT
+// (ACS-4 §7.1), the factory's by DEVICE CONFIGURATION IDENTIFY (ATA8-ACS §7.8). A
+// disk without any has nothing to tell.
 func (f *facts) hiddenATA(d drive.Drive, size, sector int64) *wire.HiddenArea {
 	w82, w83 := f.words.word(82), f.words.word(83)
 	if w83&0xc000 != 0x4000 {
@@ -66,14 +70,19 @@ func (f *facts) hiddenATA(d drive.Drive, size, sector int64) *wire.HiddenArea {
 	h := &wire.HiddenArea{Visible: size}
 	var notes []string
 	asked := false
-	if w82&hasHPA != 0 && w83&(1<<10) != 0 {
+	accessible := f.words.word(119)&0xc100 == 0x4100 // the feature set that took the place of the HPA
+	if accessible || w82&hasHPA != 0 && w83&(1<<10) != 0 {
 		asked = true
-		r, err := drive.GiveATA(d, drive.ATA{Command: ataReadNativeMax, Device: 0x40, Ext: true, Limit: quick})
+		cmd := drive.ATA{Command: ataReadNativeMax, Device: 0x40, Ext: true, Limit: quick}
+		if accessible {
+			cmd.Command = ataMaxAddress
+		}
+		r, err := drive.GiveATA(d, cmd)
 		switch n := int64(r.LBA+1) * sector; {
 		case err != nil:
-			notes = append(notes, "the native size couldn't be read")
+			notes = append(notes, noNative+" couldn't be read")
 		case r.LBA >= 1<<47 || n < size:
-			notes = append(notes, "the native size makes no sense")
+			notes = append(notes, noNative+" makes no sense")
 		default:
 			h.Native = n
 		}

@@ -50,14 +50,13 @@ type Job struct {
 // run is one erasure.
 type run struct {
 	Job
-	m         *Meter
-	seed      []byte
-	facts     *facts
-	note      *note
-	resumed   bool
-	stopped   bool
-	later     []wire.EraseStep
-	unwritten int64
+	m       *Meter
+	seed    []byte
+	facts   *facts
+	note    *note
+	resumed bool
+	stopped bool
+	later   []wire.EraseStep
 }
 
 // Run erases the disk and reads it. It returns an error only when nothing was
@@ -118,7 +117,7 @@ func Run(ctx context.Context, job Job, m *Meter) (wire.Erasure, error) {
 	}
 	e.Steps, e.Ended = r.note.Steps, time.Now()
 	e.Result, e.Level, e.Exceptions = judge(evidence{medium: job.Medium, steps: e.Steps, check: e.Check, expect: expect,
-		hidden: hidden, before: e.Before, after: e.After, stopped: r.stopped, password: r.note.Password, unwritten: r.unwritten, blind: r.note.Blind})
+		hidden: hidden, before: e.Before, after: e.After, stopped: r.stopped, password: r.note.Password, unwritten: r.note.Unwritten, blind: r.note.Blind})
 	return e, nil
 }
 
@@ -144,11 +143,11 @@ func (r *run) step(s wire.EraseStep) {
 	_ = r.note.save(r.State)
 }
 
-// unlock opens a disk that a power cut, or a crash of this program, left locked
-// with our password.
+// unlock takes away our password, which a power cut or a crash of this program
+// left on the disk. One that isn't locked yet would be after the next power-off.
 func (r *run) unlock(ctx context.Context) {
 	s := r.facts.ATASecurity
-	if !r.note.Password && (s == nil || *s&secLocked == 0) {
+	if !r.note.Password && (s == nil || *s&(secEnabled|secLocked) == 0) {
 		return
 	}
 	if _, err := r.release(); err == nil {
@@ -427,7 +426,7 @@ func (r *run) zero(ctx context.Context) {
 func (r *run) fill(ctx context.Context, s wire.EraseStep, ranges bool) wire.EraseStep {
 	r.m.begin(wire.PhaseErasing, "writing zeroes", r.Disk.Size())
 	n, err := fill(ctx, r.Disk, ranges, r.m)
-	r.unwritten, s.Ended, s.Result = n, time.Now(), wire.Done
+	r.note.Unwritten, s.Ended, s.Result = n, time.Now(), wire.Done
 	if n > 0 {
 		s.Why = fmt.Sprintf("%d blocks of %d bytes couldn't be written", n, block)
 	}

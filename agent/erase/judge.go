@@ -2,6 +2,7 @@ package erase
 
 import (
 	"fmt"
+	"strings"
 
 	"refurb/agent/wire"
 )
@@ -74,9 +75,17 @@ func finish(e evidence, level wire.Level, method string, except []string) (wire.
 	if e.unwritten > 0 {
 		except = append(except, fmt.Sprintf("%d blocks of %d bytes couldn't be written", e.unwritten, block))
 	}
+	for _, s := range e.steps {
+		if s.Method == zeroFill && s.Result != wire.Done {
+			except = append(except, "the zeroes that were read are not known to be on the medium: "+s.Why)
+		}
+	}
 	if h := e.hidden; h != nil && !reachesHidden(method) {
-		if n := max(h.Native, h.Real) - h.Visible; n > 0 {
+		switch n := max(h.Native, h.Real) - h.Visible; {
+		case n > 0:
 			except = append(except, fmt.Sprintf("%d bytes hidden from the system (HPA or DCO) were not erased", n))
+		case h.Native == 0 && strings.Contains(h.Note, noNative):
+			except = append(except, "nobody knows whether the disk hides a part of itself: "+h.Note)
 		}
 	}
 	switch {

@@ -47,10 +47,10 @@ const (
 type span struct{ at, n int64 }
 
 // Samples are the places that are read of an erased disk when not all of it is:
-// the first and the last MiB and two places in each of 1000 sections of equal
-// length in between, each a twentieth of its section, so that about a tenth of
-// the disk is read (NIST SP 800-88 rev. 1 §4.7.3). Anybody who has the seed can
-// compute them again:
+// the first MiB, two places in each of 1000 sections of equal length that follow,
+// each a twentieth of its section, and what is left at the end, a MiB at least:
+// about a tenth of the disk (NIST SP 800-88 rev. 1 §4.7.3). Anybody who has the
+// seed can compute them again:
 //
 //	L = (size - 2 MiB) / 1000, down to a multiple of 4096
 //	n = L / 20, up to a multiple of 4096
@@ -73,7 +73,8 @@ func samples(seed []byte, size int64) []span {
 		v := draw(seed, "", uint32(i)) % uint64((half-n)/block+1)
 		spans = append(spans, span{edge + i/2*length + i%2*half + int64(v)*block, n})
 	}
-	return append(spans, span{size - edge, edge})
+	end := edge + sections*length // the sections leave up to 4 MiB over
+	return append(spans, span{end, size - end})
 }
 
 func draw(seed []byte, purpose string, i uint32) uint64 {
@@ -101,7 +102,7 @@ func check(ctx context.Context, d Disk, want wire.Erase, seed []byte, m *Meter) 
 				return c, expect, context.Cause(ctx)
 			}
 			n := min(chunk, s.at+s.n-at)
-			if err := readSome(d, at, n, &c); err != nil {
+			if err := readSome(ctx, d, at, n, &c); err != nil {
 				return c, expect, err
 			}
 			m.add(n)
@@ -113,7 +114,7 @@ func check(ctx context.Context, d Disk, want wire.Erase, seed []byte, m *Meter) 
 	return c, expect, nil
 }
 
-func readSome(d Disk, at, n int64, c *wire.ReadCheck) error {
+func readSome(ctx context.Context, d Disk, at, n int64, c *wire.ReadCheck) error {
 	b, err := read(d, at, n)
 	if err == nil {
 		count(b, c)
@@ -121,6 +122,9 @@ func readSome(d Disk, at, n int64, c *wire.ReadCheck) error {
 	}
 	// Which blocks?
 	for off := at; off < at+n; off += block {
+		if ctx.Err() != nil { // each may take a dying disk minutes
+			return context.Cause(ctx)
+		}
 		b, err := read(d, off, min(block, at+n-off))
 		if err == nil {
 			count(b, c)
@@ -197,6 +201,9 @@ func fill(ctx context.Context, d Disk, ranges bool, m *Meter) (unwritten int64, 
 		n := min(chunk, size-at)
 		if err := put(at, n); err != nil {
 			for off := at; off < at+n; off += block {
+				if ctx.Err() != nil {
+					return unwritten, context.Cause(ctx)
+				}
 				if err := put(off, min(block, at+n-off)); err != nil {
 					unwritten++
 					if unwritten > maxUnwritten || gone(err) {

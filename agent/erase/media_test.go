@@ -21,13 +21,17 @@ func TestSamples(t *testing.T) {
 			}
 			sum += s.n
 		}
+		// Nothing lies between the last section and the end.
+		if last := got[2001]; last.at+last.n != size || last.at != edge+1000*((size-2*edge)/1000/block*block) {
+			t.Errorf("the end of %d: %+v", size, last)
+		}
 		if sum < (size-2*edge)/10 || sum > size*12/100+2*edge {
 			t.Errorf("%d of %d bytes", sum, size)
 		}
 	}
 	// Computed from the description by another program.
 	got := samples(seed, 1<<30)
-	for i, at := range map[int]int64{0: 0, 1: 1183744, 2: 1732608, 3: 2146304, 2000: 1069633536, 2001: 1<<30 - edge} {
+	for i, at := range map[int]int64{0: 0, 1: 1183744, 2: 1732608, 3: 2146304, 2000: 1069633536, 2001: 1070104576} {
 		if want := (span{at, 57344}); got[i].at != at || i > 0 && i < 2001 && got[i] != want {
 			t.Errorf("sample %d: %+v", i, got[i])
 		}

@@ -14,15 +14,17 @@ import (
 // reach and a restart of the PC does: a PC that was restarted in the middle
 // begins anew. The seed, which is new for every job, says whose it is.
 type note struct {
-	Seed     string
-	Started  time.Time
-	Marks    []mark
-	Blind    bool // the disk couldn't be read, so there are none
-	Steps    []wire.EraseStep
-	Method   string    // in hand
-	Since    time.Time // it is
-	Accepted bool      // the drive took its command
-	Password bool      // ours may be on the disk
+	Seed    string
+	Started time.Time
+	Marks   []mark
+	Blind   bool // the disk couldn't be read, so there are none
+	Steps   []wire.EraseStep
+	// Blocks that zeroes couldn't be written to.
+	Unwritten int64
+	Method    string    // in hand
+	Since     time.Time // it is
+	Accepted  bool      // the drive took its command
+	Password  bool      // ours may be on the disk
 }
 
 func notePath(dir string) string { return filepath.Join(dir, "erasing.json") }

@@ -3,6 +3,7 @@ package erase
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -51,7 +52,9 @@ type sim struct {
 	dco        int64
 	actions    byte // SCSI
 
-	fake bool // all commands succeed and erase nothing
+	fake  bool // all commands succeed and erase nothing
+	sulky bool // no sanitize is taken, as after SANITIZE FREEZE LOCK
+	brief bool // errors come in fixed form, as libata tells them
 
 	// What happens to it.
 	mu      sync.Mutex
@@ -319,6 +322,10 @@ func (s *sim) SCSI(c drive.SCSI) (int, error) {
 	if f == late {
 		return 0, unix.EIO
 	}
+	if sense, ok := errors.AsType[*drive.Sense](err); ok && s.brief && sense.Bytes[0] == 0x72 && len(sense.Bytes) == 22 && sense.Bytes[21]&1 != 0 {
+		b := sense.Bytes
+		err = &drive.Sense{Status: 2, Bytes: []byte{0xf0, 0, b[1], b[11], b[21], b[20], b[13], 10, 0x80, b[15], b[17], b[19], 0, 0, 0, 0, 0, 0}}
+	}
 	return n, err
 }
 
@@ -367,8 +374,9 @@ func (s *sim) ata(c drive.SCSI) (int, error) {
 			binary.LittleEndian.PutUint16(c.Data[2*i:], s.word(i))
 		}
 		return len(c.Data), nil
-	case ataReadNativeMax:
-		if s.native == 0 || b[1]&1 == 0 {
+	case ataReadNativeMax, ataMaxAddress:
+		newer := s.words[119] != 0
+		if s.native == 0 || b[1]&1 == 0 || feature != 0 || newer != (b[14] == ataMaxAddress) {
 			return 0, aborted()
 		}
 		return 0, ataSense(0x50, 0, 0, uint64(s.native-1))
@@ -401,7 +409,7 @@ func (s *sim) ata(c drive.SCSI) (int, error) {
 		case 0x14:
 			bit, effect, key = sanOverwrite, s.zeroes, 0x4f57<<32
 		}
-		if s.words[59]&bit == 0 || lba != key || s.locked || s.sanitizing > 0 || feature == 0x14 && count&15 != 1 {
+		if s.sulky || s.words[59]&bit == 0 || lba != key || s.locked || s.sanitizing > 0 || feature == 0x14 && count&15 != 1 {
 			return 0, aborted()
 		}
 		s.sanitize(effect)
