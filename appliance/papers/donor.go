@@ -42,7 +42,7 @@ type Counts struct {
 	Erased      int  `json:"media_erased"`
 	Exceptions  int  `json:"media_erased_with_exceptions"`
 	NotErased   int  `json:"media_not_erased"` // tried, and not erased or unknown
-	Untouched   int  `json:"media_not_tried"`
+	Untouched   int  `json:"media_not_tried"`  // or the first attempt still runs
 	Refurbished int  `json:"refurbished"`
 	HandedOut   int  `json:"handed_out"`
 	Parts       int  `json:"parts"`
@@ -299,14 +299,14 @@ func (p *DonorPaper) face() face {
 	if c.Promised != nil {
 		promised = strconv.Itoa(*c.Promised)
 	}
-	n.fact("Promised", promised)
+	n.fact("Announced", promised)
 	for _, v := range []struct {
 		name string
 		n    int
 	}{
-		{"Received", c.Received}, {"Refused", c.Refused}, {"Without data on arrival", c.NoStorage}, {"Storage on arrival not known", c.NotKnown},
+		{"Received", c.Received}, {"Turned away", c.Refused}, {"Without data on arrival", c.NoStorage}, {"Data on arrival not known", c.NotKnown},
 		{"Data-bearing media found", c.Media}, {"… of these erased", c.Erased}, {"… erased with exceptions", c.Exceptions},
-		{"… not erased, or not known", c.NotErased}, {"… no erasure was tried", c.Untouched},
+		{"… not erased, or not known", c.NotErased}, {"… no erasure has ended yet", c.Untouched},
 		{"Refurbished (installed and read back)", c.Refurbished}, {"Handed out", c.HandedOut}, {"Used for parts", c.Parts}, {"Recycled", c.Recycled},
 		{"Returned to the donor", c.Returned}, {"Lost", c.Lost},
 	} {
@@ -357,12 +357,14 @@ func (p *DonorPaper) carbon() section {
 	return s
 }
 
+var kindText = map[Kind]string{NoStorage: "data on arrival", Erasure: "erasure", Imaging: "installation"}
+
 func (p *DonorPaper) table() section {
-	s := section{Title: "Each device", Head: []string{"No.", "Device", "Serial number", "Storage on arrival", "Where it is", "Papers"}}
+	s := section{Title: "Each device", Head: []string{"No.", "Device", "Serial number", "Data on arrival", "Where it is", "Papers"}}
 	for _, l := range p.Lines {
 		var refs []string
 		for _, r := range l.Papers {
-			refs = append(refs, string(r.Kind)+": "+stateText(r.Result)+" · "+r.SHA256)
+			refs = append(refs, kindText[r.Kind]+": "+stateText(r.Result)+" · "+r.SHA256)
 		}
 		s.Rows = append(s.Rows, []cell{
 			{Text: strconv.Itoa(l.Device.Number)}, {Text: l.Device.name()}, {Text: or(l.Device.serial(), "none"), Code: true},

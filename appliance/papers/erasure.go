@@ -220,7 +220,8 @@ func (p *ErasurePaper) face() face {
 	case wire.Erased:
 		f.Lead = "The medium below was erased and read back as described. " + levelText(p.Level)
 	case wire.ErasedExceptions:
-		f.Lead = "The medium below was erased, with the exceptions listed. " + levelText(p.Level)
+		f.Title = "Erasure record"
+		f.Lead = "The medium below was erased, but for the exceptions listed, which may still hold data. Apart from them, " + strings.Replace(levelText(p.Level), "What", "what", 1)
 	case wire.NotErased:
 		f.Title = "Erasure record"
 		f.Lead = "An erasure of the medium below was tried and did not succeed. Treat it as a medium that holds data."
@@ -303,7 +304,11 @@ func (p *ErasurePaper) method() []section {
 		steps.Notes = []string{"No step is recorded."}
 	}
 	how := section{Title: "Method"}
-	how.fact("Level (Clear, Purge)", levelName(p.Level))
+	name := "Level (Clear, Purge)"
+	if p.Result != wire.Erased {
+		name = "Level of what was reported as done"
+	}
+	how.fact(name, levelName(p.Level))
 	how.fact("Tool", "Refurb's agent "+or(e.Tool, "of an unknown version"))
 	how.fact("Started", clockOr(e.Started)+" (the PC's own clock)")
 	how.fact("Ended", clockOr(e.Ended)+" (the PC's own clock)")
@@ -311,7 +316,7 @@ func (p *ErasurePaper) method() []section {
 	check := section{Title: "What was read back"}
 	switch c.Kind {
 	case wire.CheckFull:
-		check.fact("Method", "every block was read")
+		check.fact("Method", "the whole medium, from end to end")
 	case wire.CheckSample:
 		check.fact("Method", "samples were read, at places chosen by the seed")
 	default:
@@ -319,7 +324,11 @@ func (p *ErasurePaper) method() []section {
 	}
 	check.fact("Expected", c.Expect)
 	check.code("Seed", c.Seed)
-	check.fact("Read", exactBytes(c.Bytes)+share(c.Bytes, p.Medium.Bytes))
+	part := share(c.Bytes, p.Medium.Bytes)
+	if c.Errors > 0 && c.Bytes >= p.Medium.Bytes {
+		part = ", but for what could not be read"
+	}
+	check.fact("Read", exactBytes(c.Bytes)+part)
 	check.fact("Blocks that differed", count(c.Mismatches, ""))
 	check.fact("Blocks that could not be read", count(c.Errors, ""))
 	hidden := section{Title: "Hidden areas (HPA, DCO)"}

@@ -18,7 +18,7 @@ import (
 // layout is the version of the page. Whoever changes what a page looks like
 // raises it: a page of another layout can't be compared to the letter, only its
 // signed document can.
-const layout = 1
+const layout = 2
 
 // face is a paper as it is printed.
 type face struct {

@@ -94,7 +94,7 @@ func output(path string, write func(io.Writer) error) (err error) {
 }
 
 type auditVerifyCmd struct {
-	Files      []string `arg:"" help:"An export in JSON Lines, checkpoints, or papers (HTML or JSON)." type:"existingfile"`
+	Files      []string `arg:"" help:"Exports in JSON Lines, checkpoints, papers (HTML or JSON); each is checked." type:"existingfile"`
 	Key        []string `help:"Public key that must have signed, as 'refurb audit key' prints it, or a file with it; a former one too, if the key has changed." placeholder:"KEY"`
 	Checkpoint string   `help:"A checkpoint that was published, which must cover the export." type:"existingfile"`
 }
@@ -111,21 +111,6 @@ func (c *auditVerifyCmd) Run() error {
 		}
 		keys = append(keys, k)
 	}
-	if b, err := readStart(c.Files[0]); err != nil {
-		return err
-	} else if bytes.HasPrefix(b, []byte("refurb/")) {
-		return verifyCheckpoints(c.Files, keys)
-	} else if papers.Is(b) {
-		for _, f := range c.Files {
-			if err := verifyPapers(f, keys); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if len(c.Files) > 1 {
-		return errors.New("verify one export at a time")
-	}
 	t := audit.Trust{Keys: keys}
 	if c.Checkpoint != "" {
 		if len(keys) == 0 {
@@ -136,7 +121,29 @@ func (c *auditVerifyCmd) Run() error {
 			return err
 		}
 	}
-	return verifyExport(c.Files[0], t)
+	var notes []string // checkpoints are checked as one row
+	var bad []error
+	for _, f := range c.Files {
+		b, err := readStart(f)
+		switch {
+		case err != nil:
+		case bytes.HasPrefix(b, []byte("refurb/")):
+			notes = append(notes, f)
+		case papers.Is(b):
+			err = verifyPapers(f, keys)
+		default:
+			err = verifyExport(f, t)
+		}
+		if err != nil {
+			bad = append(bad, err)
+		}
+	}
+	if len(notes) > 0 {
+		if err := verifyCheckpoints(notes, keys); err != nil {
+			bad = append(bad, err)
+		}
+	}
+	return errors.Join(bad...)
 }
 
 // readStart reads as much of a file as a checkpoint can have, and a byte more.
@@ -158,7 +165,7 @@ func verifyExport(file string, t audit.Trust) error {
 	// The CSV or the printed page is a mistake, no forgery.
 	first := make([]byte, 1)
 	if n, _ := f.ReadAt(first, 0); n == 1 && first[0] != '{' {
-		return fmt.Errorf("%s is no JSONL export: verify the file that the button JSONL gives", file)
+		return fmt.Errorf("%s can't be verified: it is none of the signed forms. Of an audit log that is the .jsonl file, which the button JSONL gives", file)
 	}
 	r, err := t.VerifyFile(f)
 	if err != nil {
@@ -168,7 +175,7 @@ func verifyExport(file string, t audit.Trust) error {
 	if r.Device == "" {
 		whose = "the house"
 	}
-	fmt.Printf("good: %d lines of %s, exported %s\n", r.Count, whose, r.Exported.Format(time.RFC3339))
+	fmt.Printf("good: %s: %d lines of %s, exported %s\n", filepath.Base(file), r.Count, whose, r.Exported.Format(time.RFC3339))
 	fmt.Printf("signed by key %s\n", audit.KeyText(r.Key))
 	if k := r.Checkpoint; k != nil {
 		fmt.Printf("lines 1 to %d stand in checkpoint %d of %s (%s)\n", r.Covered, k.Number, k.Time.Format(time.RFC3339), k.Origin)

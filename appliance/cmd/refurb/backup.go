@@ -28,7 +28,9 @@ func (c *backupCmd) Run(ctx context.Context) error {
 		return err
 	}
 	fmt.Println(file)
-	if !c.WithKeys {
+	if c.WithKeys {
+		fmt.Println("The secret keys are in it: lock it away.")
+	} else {
 		fmt.Println("The secret keys are not in it: keep a copy of the folder keys elsewhere, or use --with-keys once.")
 	}
 	return nil

@@ -235,7 +235,7 @@ func verifyPapers(file string, keys []ed25519.PublicKey) error {
 		return fmt.Errorf("%s does not hold: %w", file, err)
 	}
 	for _, p := range rep.Papers {
-		fmt.Printf("good: %s: %s\n  as of %s, SHA-256 %s\n", p.Title(), p.Verdict(), p.Time().Format(time.RFC3339), p.SHA256)
+		fmt.Printf("good: %s: %s: %s\n  as of %s, SHA-256 %s\n", filepath.Base(file), p.Title(), p.Verdict(), p.Time().Format(time.RFC3339), p.SHA256)
 	}
 	fmt.Printf("signed by key %s\n", audit.KeyText(rep.Key))
 	if !rep.Trusted {

@@ -105,8 +105,12 @@ func TestPapersFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verify := func(name string) error {
-		return (&auditVerifyCmd{Files: []string{filepath.Join(dir, name)}, Key: []string{filepath.Join(dir, "public-key.txt")}}).Run()
+	verify := func(names ...string) error {
+		c := auditVerifyCmd{Key: []string{filepath.Join(dir, "public-key.txt")}}
+		for _, n := range names {
+			c.Files = append(c.Files, filepath.Join(dir, n))
+		}
+		return c.Run()
 	}
 	for _, name := range want {
 		if strings.HasPrefix(name, "pc-1-no") || strings.HasPrefix(name, "donor") || strings.HasPrefix(name, "all") || strings.HasSuffix(name, ".jsonl") {
@@ -114,6 +118,14 @@ func TestPapersFolder(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
+	}
+	if err := verify("donor-report.json", "pc-1-audit-log.jsonl", "pc-2-audit-log.jsonl", "all-papers.html"); err != nil {
+		t.Errorf("papers and logs at once: %v", err)
+	}
+	// What can't be verified is named, and keeps the rest from nothing.
+	err = verify("pc-1-audit-log.html", "README.txt", "donor-report.json")
+	if err == nil || !strings.Contains(err.Error(), "pc-1-audit-log.html can't be verified") || !strings.Contains(err.Error(), "README.txt") || strings.Contains(err.Error(), "donor-report") {
+		t.Errorf("with a page that proves nothing: %v", err)
 	}
 	other, _, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -134,7 +146,7 @@ func TestPapersFolder(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(strings.Replace(string(b), "EliteDesk", "EliteBook", 1)), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := verify(name); err == nil {
+		if err := verify("donor-report.json", name, "pc-1-audit-log.jsonl"); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s passes after it was changed", name)
 		}
 	}
