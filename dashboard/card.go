@@ -389,6 +389,8 @@ func nextOf(j *workshop.Job) Say {
 		return Say{ID: "next.erased"}
 	case j.Hold == workshop.HoldAsked:
 		return Say{ID: "next.asked"}
+	case j.Hold == workshop.HoldApproval && !keeps(j.Class):
+		return Say{ID: "next.decide"}
 	case j.Hold.Approvable():
 		return Say{ID: "next.approve"}
 	}

@@ -250,8 +250,12 @@ func erasureOf(j *workshop.Job) *Erasure {
 	if j.Disk != nil {
 		v.Of = j.Disk.Bytes
 	}
-	switch e.Level {
-	case wire.LevelClear, wire.LevelPurge:
+	// How deep a way goes says nothing of a disk that it didn't reach everywhere.
+	switch {
+	case v.Look == eraseLooks[wire.ErasedExceptions]:
+		v.Level = "erase.level.except"
+	case j.State != workshop.Erased:
+	case e.Level == wire.LevelClear, e.Level == wire.LevelPurge:
 		v.Level = "erase.level." + string(e.Level)
 	}
 	switch e.Check.Kind {

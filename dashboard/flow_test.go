@@ -45,7 +45,7 @@ func TestFromSetupToDone(t *testing.T) {
 
 	p := h.start(someReport(1, "HP", "EliteDesk 800 G2", dataDisk("S4EVNX0R704413")))
 	_, body = b.get("/")
-	wants(t, body, "HP EliteDesk 800 G2", "Waiting for you", "There is data on the disk.")
+	wants(t, body, "HP EliteDesk 800 G2", "Waiting for you", "There is data on the disk.", "overwrite the disk, or erase it")
 	page := "/devices/" + p.device().ID
 	job := p.device().Job.ID
 	_, body = b.get(page)
