@@ -246,7 +246,7 @@ func Restore(ctx context.Context, data, file string) (done Restored, err error) 
 	case err != nil:
 		return done, err
 	}
-	if done.Aside, err = moveAside(data); err != nil {
+	if done.Aside, err = setAside(data); err != nil {
 		return done, err
 	}
 	for _, name := range names {
@@ -254,7 +254,7 @@ func Restore(ctx context.Context, data, file string) (done Restored, err error) 
 		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 			return done, err
 		}
-		if _, err := os.Lstat(to); err == nil {
+		if _, err := os.Lstat(to); err == nil && name != recordsFile {
 			continue
 		}
 		if err := errors.Join(os.Rename(filepath.Join(work, filepath.FromSlash(name)), to), syncDir(filepath.Dir(to))); err != nil {
@@ -289,8 +289,10 @@ func whole(ctx context.Context, path string) error {
 	return nil
 }
 
-// moveAside takes the records that are there out of the way, with their journals.
-func moveAside(data string) (string, error) {
+// setAside gives the records that are there a second name, under which they stay
+// when others take their place, and takes their journals out of the way. At no
+// moment is the folder without records: the appliance would begin new ones.
+func setAside(data string) (string, error) {
 	path := filepath.Join(data, recordsFile)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -299,10 +301,20 @@ func moveAside(data string) (string, error) {
 	if _, err := os.Lstat(aside); err == nil {
 		return "", fmt.Errorf("%s is there already: wait a second", aside)
 	}
-	// The journal first: beside other records it would be played into them.
-	for _, ext := range []string{"-wal", "-shm", ""} {
-		if err := os.Rename(path+ext, aside+ext); err != nil && !(ext != "" && errors.Is(err, fs.ErrNotExist)) {
-			return "", fmt.Errorf("moving the present records aside: %w", err)
+	// What a crash has left in the journal belongs into the file. Records that
+	// can't be opened are set aside as they are.
+	if s, err := OpenStore(data); err == nil {
+		if err := s.Close(); err != nil {
+			return "", fmt.Errorf("setting the present records aside: %w", err)
+		}
+	}
+	if err := os.Link(path, aside); err != nil {
+		return "", fmt.Errorf("setting the present records aside: %w", err)
+	}
+	// Beside other records a journal would be played into them.
+	for _, ext := range []string{"-wal", "-shm"} {
+		if err := os.Rename(path+ext, aside+ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("setting the present records aside: %w", err)
 		}
 	}
 	return aside, syncDir(data)

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"refurb/appliance/audit"
+	"refurb/appliance/store"
 )
 
 func TestBackupAndRestore(t *testing.T) {
@@ -86,6 +89,34 @@ func TestBackupAndRestore(t *testing.T) {
 			if st, err := os.Stat(filepath.Join(other, name)); err != nil || st.Mode().Perm() != 0o600 {
 				t.Error(st.Mode(), err)
 			}
+		}
+	})
+	t.Run("after a crash, nothing that was stored is lost", func(t *testing.T) {
+		crashed := t.TempDir()
+		write(t, r, "E", 3)
+		for _, name := range []string{recordsFile, recordsFile + "-wal"} { // as they lie there, nothing closed
+			b, err := os.ReadFile(filepath.Join(data, name))
+			if err == nil {
+				err = os.WriteFile(filepath.Join(crashed, name), b, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		done, err := Restore(t.Context(), crashed, full)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(crashed, recordsFile+"*-*al")); len(left) > 0 {
+			t.Error("a journal is left:", left)
+		}
+		aside, err := store.Open(done.Aside, audit.Seal)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer aside.Close()
+		if lines, err := aside.Lines(t.Context(), "E"); err != nil || len(lines) != 3 {
+			t.Errorf("%d lines of what was there: %v", len(lines), err)
 		}
 	})
 	if err := r.Close(); err != nil {
