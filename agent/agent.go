@@ -176,7 +176,7 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 				}
 				continue
 			}
-		case last.Result == wire.Failed && plan.Action != wire.ActionHold:
+		case undone(last) && plan.Action != wire.ActionHold:
 			// The screen keeps saying what went wrong until somebody acts.
 		case last.Result == wire.Done && plan.Action == wire.ActionImage:
 			// An outcome is stored whether the workshop believes it or not; the
@@ -206,7 +206,7 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 			continue
 		}
 		if err != nil {
-			if last.Result != wire.Failed {
+			if !undone(last) {
 				return last, err
 			}
 			a.log.Error("no plan", "err", err) // the failure on the screen matters more
@@ -219,6 +219,9 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 		plan = next
 	}
 }
+
+// undone tells of a job that a person has to look at.
+func undone(o wire.Outcome) bool { return o.Result == wire.Failed || o.Result == wire.Unknown }
 
 func failed(cause, next string) screen.View {
 	return screen.View{Kind: screen.Failed, Title: "Failed", Detail: cause, Next: next, Percent: -1}

@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -206,6 +208,51 @@ func TestEraseAfterCrash(t *testing.T) {
 	p.wipe(t.Context())
 	if o := a.outcome(); o == nil || o.Result != wire.Done || o.Erasure.Result != wire.Erased {
 		t.Fatalf("%+v", o)
+	}
+}
+
+// A disk of which nobody knows what it holds keeps saying so: the PC doesn't
+// start from it.
+func TestUnknownStays(t *testing.T) {
+	polled := make(chan struct{})
+	poll := sync.OnceFunc(func() { close(polled) })
+	a, p := eraser(t, func(a *appliance) func(http.ResponseWriter, *http.Request, []byte) bool {
+		return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+			if r.URL.Path == wire.PathReport && len(a.reported()) == 1 {
+				a.setPlan(func(p *wire.Plan) { p.Action, p.Reason = wire.ActionLocal, "its own disk" })
+			}
+			if r.URL.Path == wire.PathPlan {
+				poll()
+			}
+			return false
+		}
+	})
+	lost, err := json.Marshal(map[string]any{"Seed": a.plan.Erase.Seed, "Steps": []wire.EraseStep{{
+		Method: "nvme sanitize block", Level: wire.LevelPurge, Command: "84h", Result: wire.Unknown, Why: "its status can't be read"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(p.cfg.State, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(p.cfg.State, "erasing.json"), lost, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); p.wipe(ctx) }()
+	select {
+	case <-polled: // the plan to start it from its disk has come, and the PC waits for another one
+	case <-ended:
+		t.Error("the PC goes on")
+	}
+	cancel()
+	<-ended
+	if o := a.outcome(); o == nil || o.Result != wire.Unknown {
+		t.Fatalf("%+v", o)
+	}
+	if p.showed(func(v screen.View) bool { return v.Kind == screen.Done }) {
+		t.Error("the screen says that there is nothing to do")
 	}
 }
 

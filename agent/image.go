@@ -29,7 +29,7 @@ type job struct {
 	// What gets the frames, and passes them on even when this PC is done; nil
 	// until it is known what is wanted.
 	frames  *exchange.Exchange
-	testing atomic.Bool // nothing is left but the disk's self-test
+	testing atomic.Int64 // nothing is left but the disk's self-test, until this Unix time at most; 0: there is
 }
 
 // image does what the plan says and returns when the appliance has stored how
@@ -263,8 +263,9 @@ func (j *job) begun() int {
 func (j *job) watch(ctx context.Context, stop context.CancelCauseFunc) {
 	j.follow(ctx, stop, j.meter.Progress, func(p wire.Progress) screen.View {
 		v := picture(p, j.plan.Image.Name, j.meter.Waits())
-		if j.testing.Load() {
-			v.Detail = "the disk tests itself, this may take some minutes"
+		if until := j.testing.Load(); until != 0 {
+			left := max(time.Until(time.Unix(until, 0)), 0) + time.Minute - 1
+			v.Detail = fmt.Sprintf("the disk tests itself, at most %d min more", left/time.Minute)
 		}
 		return v
 	})

@@ -79,7 +79,7 @@ func TestJobWaitsForSelfTest(t *testing.T) {
 				running, quit := context.WithCancel(t.Context())
 				defer quit()
 				rested := make(chan struct{})
-				s := &selfTest{quit: quit, idle: func() { close(rested) }, done: make(chan struct{}), waits: new(atomic.Bool)}
+				s := &selfTest{quit: quit, idle: func() { close(rested) }, done: make(chan struct{}), waits: new(atomic.Int64)}
 				if c.takes > 0 {
 					go func() {
 						select {
@@ -94,12 +94,17 @@ func TestJobWaitsForSelfTest(t *testing.T) {
 					time.AfterFunc(c.stop, func() { stop(errors.New("stopped by the workshop")) })
 				}
 				begun := time.Now()
+				var told atomic.Int64 // to the screen
+				time.AfterFunc(c.waits/2, func() { told.Store(s.waits.Load()) })
 				err := s.good(job)
+				if c.waits >= time.Second && told.Load() != begun.Add(testTime).Unix() {
+					t.Errorf("it waits until %v, not %v", time.Unix(told.Load(), 0), begun.Add(testTime))
+				}
 				if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 					t.Errorf("%v, want %q", err, c.err)
 				}
-				if took := time.Since(begun); took != c.waits || s.waits.Load() {
-					t.Errorf("waited %v; still waits: %v", took, s.waits.Load())
+				if took := time.Since(begun); took != c.waits || s.waits.Load() != 0 {
+					t.Errorf("waited %v; still waits until %v", took, s.waits.Load())
 				}
 				select {
 				case <-rested:
