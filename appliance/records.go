@@ -247,6 +247,15 @@ func (r *Records) Check(ctx context.Context) error {
 	return err
 }
 
+// Load is the store's, for commands beside the appliance: they too work with
+// records that hold, and with damage that people have accepted.
+func (r *Records) Load(ctx context.Context) (workshop.State, error) {
+	if err := r.Check(ctx); err != nil {
+		return workshop.State{}, err
+	}
+	return r.Store.Load(ctx)
+}
+
 // begin keeps others from making a checkpoint, in this process and in commands
 // beside it.
 func (r *Records) begin() (end func(), err error) {

@@ -3,7 +3,23 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
+
+	"refurb/appliance/workshop"
 )
+
+// Device returns what is known of a device; one without an id: there is none.
+func (s *Store) Device(ctx context.Context, id string) (d workshop.Device, err error) {
+	var doc []byte
+	err = s.read.QueryRowContext(ctx, `SELECT doc FROM devices WHERE id = ?`, id).Scan(&doc)
+	if err == sql.ErrNoRows {
+		return d, nil
+	}
+	if err != nil {
+		return d, explain(err)
+	}
+	return d, json.Unmarshal(doc, &d)
+}
 
 // JobDevice returns the device that a job belongs to; empty: there is no such job.
 func (s *Store) JobDevice(ctx context.Context, job string) (device string, err error) {

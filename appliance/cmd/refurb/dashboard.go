@@ -212,36 +212,29 @@ func exportHistory(ctx context.Context, r *appliance.Records, k *appliance.Keys,
 
 // cover tells whose PC it was and which one, for the top of the printed page.
 func cover(ctx context.Context, s *store.Store, device string) (audit.Cover, error) {
-	c := audit.Cover{Names: map[string]string{"appliance": "Refurb", "agent": "the PC", "system": "the installed system"}}
-	st, err := s.Load(ctx)
+	var c audit.Cover
+	d, err := s.Device(ctx, device)
 	if err != nil {
 		return c, err
 	}
-	i := slices.IndexFunc(st.Devices, func(d workshop.Device) bool { return d.ID == device })
-	if i < 0 {
-		return c, nil
+	if c.Names, err = (evidence{s}).Names(ctx); err != nil {
+		return c, err
 	}
-	d := st.Devices[i]
+	donor := strings.TrimPrefix(c.Names["lot:"+d.Lot], lotOf)
+	c.Names["appliance"], c.Names["agent"], c.Names["system"] = "Refurb", "the PC", "the installed system"
+	if d.ID == "" {
+		return c, nil // the house
+	}
 	id := d.Report.Identity
 	c.Title = fmt.Sprintf("PC %d", d.Number)
 	if name := strings.TrimSpace(id.Manufacturer + " " + id.Model); name != "" {
 		c.Title += " · " + name
 	}
-	for _, l := range st.Lots {
-		c.Names["lot:"+l.ID] = "the lot of " + l.Donor
-		if l.ID == d.Lot {
-			c.Facts = append(c.Facts, audit.Fact{Name: "Donor", Value: l.Donor})
-		}
+	if donor != "" {
+		c.Facts = append(c.Facts, audit.Fact{Name: "Donor", Value: donor})
 	}
 	if id.SystemSerial != "" {
 		c.Facts = append(c.Facts, audit.Fact{Name: "Serial number", Value: id.SystemSerial})
-	}
-	all, err := s.Users().List(ctx)
-	if err != nil {
-		return c, err
-	}
-	for _, u := range all {
-		c.Names[u.ID] = u.Name
 	}
 	return c, nil
 }

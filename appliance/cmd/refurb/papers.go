@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,9 @@ import (
 	"refurb/appliance/workshop"
 	"refurb/dashboard"
 )
+
+// lotOf is how a lot's standing approval is called, before the donor's name.
+const lotOf = "the lot of "
 
 // evidence is the store as papers are made from it.
 type evidence struct{ *store.Store }
@@ -42,10 +46,13 @@ func (e evidence) Names(ctx context.Context) (map[string]string, error) {
 	for _, u := range users {
 		names[u.ID] = u.Name
 	}
-	events, err := e.Events(ctx, "")
-	for _, v := range events {
-		if v.Kind == "lot_opened" {
-			names["lot:"+v.Params["lot"]] = "the lot of " + v.Params["donor"]
+	lines, err := e.Lines(ctx, "")
+	for _, l := range lines {
+		// A line that can't be read is damage that people know of: the devices
+		// keep their papers.
+		var v workshop.Event
+		if json.Unmarshal(l.Line, &v) == nil && v.Kind == "lot_opened" {
+			names["lot:"+v.Params["lot"]] = lotOf + v.Params["donor"]
 		}
 	}
 	return names, err

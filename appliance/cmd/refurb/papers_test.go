@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -162,5 +163,32 @@ func TestPapersFolder(t *testing.T) {
 	}
 	if _, err := os.Stat(none); err == nil {
 		t.Error("a folder was made for nothing")
+	}
+}
+
+// A line of the house's history that can't be read, accepted, takes no device's
+// papers away.
+func TestPapersBesideADamagedHouse(t *testing.T) {
+	data, _ := dataFolder(t)
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(data, "refurb.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Exec(`DROP TRIGGER events_keep; UPDATE events SET line = 'x' WHERE device = '' AND seq = 1`)
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t.Context(), []string{"audit", "accept-damage", "--data", data, "--reason", "a bit fell over"}); got != 0 {
+		t.Fatal(got)
+	}
+	dir := filepath.Join(t.TempDir(), "papers")
+	c := papersCmd{dataFlag: dataFlag{data}, What: "1", To: dir}
+	if err := c.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"pc-1-no-storage.html", "pc-1-audit-log.html"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !strings.Contains(string(b), "EliteDesk") {
+			t.Error(name, err)
+		}
 	}
 }
