@@ -22,6 +22,11 @@ const (
 	samples = 256     // blocks read in between, evenly spread
 	sample  = 4 << 10 // bytes of one
 	unknown = "unknown data"
+
+	// maxFailed is how many reads may fail before a disk isn't read on: each may
+	// take a dying one minutes, and it is nothing that may be written unasked by
+	// the first.
+	maxFailed = 8
 )
 
 // Facts are what is known of a disk besides its bytes.
@@ -56,14 +61,14 @@ func Classify(r io.ReaderAt, size int64, facts Facts) (wire.Class, []string) {
 	if size < 512 {
 		return wire.ClassUnreadable, nil
 	}
-	failed := false
+	failures := 0
 	read := func(off int64, n int) []byte {
-		if off < 0 || n < 0 || off+int64(n) > size {
+		if off < 0 || n < 0 || off+int64(n) > size || failures >= maxFailed {
 			return nil
 		}
 		b := make([]byte, n)
 		if got, _ := r.ReadAt(b, off); got < n {
-			failed = true
+			failures++
 			return nil
 		}
 		return b
@@ -109,7 +114,8 @@ func Classify(r io.ReaderAt, size int64, facts Facts) (wire.Class, []string) {
 		look(at, read(at, sample))
 	}
 
-	ours := slices.ContainsFunc(esps[:min(len(esps), maxESPs)], func(p span) bool { return bornHere(r, p, facts) })
+	failed := failures > 0
+	ours := !failed && slices.ContainsFunc(esps[:min(len(esps), maxESPs)], func(p span) bool { return bornHere(r, p, facts) })
 
 	names := slices.Sorted(maps.Keys(found))
 	table := found["gpt"] || found["mbr"]
@@ -117,7 +123,7 @@ func Classify(r io.ReaderAt, size int64, facts Facts) (wire.Class, []string) {
 	switch {
 	case slices.ContainsFunc(names, func(n string) bool { return ciphers[n] }):
 		return wire.ClassEncrypted, names
-	case ours && !failed:
+	case ours:
 		return wire.ClassOurs, append(names, "birth record")
 	case dirty && !known:
 		return wire.ClassData, append(names, unknown)

@@ -211,6 +211,27 @@ func TestClassify(t *testing.T) {
 
 // Everything that a mark can name is found inside a partition as well, through
 // a GPT with blocks of either size and through a logical partition.
+// A disk that can't be read any more isn't tried hundreds of times: each read may
+// take it minutes.
+func TestClassifyDying(t *testing.T) {
+	for _, good := range []int{0, 3} {
+		reads := 0
+		class, _ := Classify(readerFunc(func(b []byte, at int64) (int, error) {
+			if reads++; reads <= good {
+				return len(b), nil
+			}
+			return 0, io.ErrUnexpectedEOF
+		}), 1<<30, Facts{})
+		if class != wire.ClassUnreadable || reads > good+maxFailed {
+			t.Errorf("%q after %d reads", class, reads)
+		}
+	}
+}
+
+type readerFunc func([]byte, int64) (int, error)
+
+func (f readerFunc) ReadAt(b []byte, at int64) (int, error) { return f(b, at) }
+
 func TestClassifyInsidePartitions(t *testing.T) {
 	const first, length = int64(8 << 20), int64(24 << 20)
 	tables := map[string]func() map[int64][]byte{
