@@ -98,8 +98,8 @@ func (c Card) Long() string {
 type Say struct {
 	ID    string
 	Pairs []any
-	Count int // with ID: it is a plural of so many
-	Text  string
+	Count int    // with ID: it is a plural of so many
+	Text  string // with ID: a detail behind it, in English
 }
 
 // fixed are sentences that the appliance writes in English and that mean the
@@ -193,6 +193,9 @@ func english(s string) Say {
 	s = clean(s, maxNote)
 	if id := fixed[s]; id != "" {
 		return Say{ID: id}
+	}
+	if head, tail, ok := strings.Cut(s, ": "); ok && head == "The disk was erased with exceptions" {
+		return Say{ID: fixed[head], Text: tail}
 	}
 	number := digits.FindString(s)
 	id := counted[strings.Replace(s, number, "#", min(len(number), 1))]
@@ -354,7 +357,9 @@ func whyOf(j *workshop.Job) Say {
 			return Say{ID: "why.asked"}
 		}
 	case workshop.JobFailed:
-		text.Text = sentence(text.Text)
+		if text.ID == "" {
+			text.Text = sentence(text.Text)
+		}
 	}
 	return text
 }

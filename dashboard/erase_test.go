@@ -122,6 +122,10 @@ func TestEraseThatIsNone(t *testing.T) {
 			}
 			_, body = b.get("/")
 			wants(t, body, c.says[0], `tile fail`)
+			if name == "exceptions" { // said in the reader's language, the detail as it came
+				_, body = b.get("/", "Cookie", langCookie+"=de")
+				wants(t, body, `Die Platte wurde mit Ausnahmen gelöscht: <span lang="en" dir="ltr">14 blocks could not be read</span>`)
+			}
 			v := p.device()
 			card := cardOf(v)
 			if card.Group != groupNeeds || card.Tone != toneFail || v.Job.State.Proved() {

@@ -106,7 +106,11 @@ func wordFuncs(w *words) template.FuncMap {
 // direction and for who reads it aloud.
 func (w *words) Say(s Say) template.HTML {
 	if s.ID != "" {
-		return template.HTML(template.HTMLEscapeString(w.plain(s)))
+		head := template.HTML(template.HTMLEscapeString(w.plain(Say{ID: s.ID, Pairs: s.Pairs, Count: s.Count})))
+		if s.Text == "" {
+			return head
+		}
+		return template.HTML(strings.TrimSuffix(string(head), ".")) + ": " + w.Say(Say{Text: s.Text})
 	}
 	if w.Tag == "en" {
 		return template.HTML(template.HTMLEscapeString(s.Text))
@@ -118,6 +122,9 @@ func (w *words) Say(s Say) template.HTML {
 func (w *words) plain(s Say) string {
 	if s.Count > 0 {
 		return w.N(s.ID, s.Count, s.Pairs...)
+	}
+	if s.ID != "" && s.Text != "" {
+		return strings.TrimSuffix(w.T(s.ID, s.Pairs...), ".") + ": " + s.Text
 	}
 	if s.ID != "" {
 		return w.T(s.ID, s.Pairs...)
