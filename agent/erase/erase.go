@@ -92,10 +92,7 @@ func Run(ctx context.Context, job Job, m *Meter) (wire.Erasure, error) {
 
 	r.unlock(ctx)
 	r.settle(ctx)
-	var hidden *wire.HiddenArea
-	if r.facts.words != nil {
-		hidden = r.facts.hiddenATA(r.Drive, job.Disk.Size(), int64(job.Disk.Block()))
-	}
+	hidden := r.facts.hidden(r.Drive, job.Disk.Size(), job.Disk.Block())
 	e := wire.Erasure{Medium: string(job.Medium), Transport: job.Transport, Tool: job.Tool, Hidden: hidden,
 		Before: job.Before, Started: r.note.Started}
 	if r.Drive != nil {

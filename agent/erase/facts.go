@@ -12,7 +12,19 @@ import (
 type facts struct {
 	wire.Abilities
 	nsid, format uint32   // of the NVMe namespace
+	unallocated  int64    // bytes of the NVMe drive that belong to no namespace
 	words        ataWords // IDENTIFY DEVICE
+}
+
+// hidden is what the drive holds back from the system, if it can and says so.
+func (f *facts) hidden(d drive.Drive, size int64, sector int) *wire.HiddenArea {
+	switch {
+	case f.words != nil:
+		return f.hiddenATA(d, size, int64(sector))
+	case f.unallocated > 0: // it may hold what a namespace did that was deleted
+		return &wire.HiddenArea{Visible: size, Real: size + f.unallocated, Note: "capacity that belongs to no namespace"}
+	}
+	return nil
 }
 
 // ask reads the facts by the commands that fit the transport. What can't be read

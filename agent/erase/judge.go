@@ -83,7 +83,7 @@ func finish(e evidence, level wire.Level, method string, except []string) (wire.
 	if h := e.hidden; h != nil && !reachesHidden(method) {
 		switch n := max(h.Native, h.Real) - h.Visible; {
 		case n > 0:
-			except = append(except, fmt.Sprintf("%d bytes hidden from the system (HPA or DCO) were not erased", n))
+			except = append(except, fmt.Sprintf("%d bytes hidden from the system (HPA, DCO, deleted namespaces) were not erased", n))
 		case h.Native == 0 && strings.Contains(h.Note, noNative):
 			except = append(except, "nobody knows whether the disk hides a part of itself: "+h.Note)
 		}

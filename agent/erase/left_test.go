@@ -31,6 +31,20 @@ func TestHiddenAnew(t *testing.T) {
 	}
 }
 
+// What a deleted namespace left is out of reach of a format, and not of a
+// sanitize.
+func TestHiddenNVMe(t *testing.T) {
+	for name, want := range map[string]wire.ErasureResult{"nvme, format only": wire.ErasedExceptions, "nvme, block": wire.Erased} {
+		s := drives[name]()
+		s.oacs |= 8
+		s.spared = 1 << 30
+		e, err := erasure(t, name, s, nil)
+		if err != nil || e.Result != want || e.Hidden == nil || e.Hidden.Real != s.Size()+1<<30 {
+			t.Errorf("%s: %+v, %v", name, e, err)
+		}
+	}
+}
+
 // What a drive refuses is refused in whatever form the kernel tells it: the next
 // way is tried.
 func TestRefusedInFixedForm(t *testing.T) {

@@ -34,6 +34,9 @@ func (f *facts) askNVMe(d drive.Drive) error {
 	f.NVMeOACS = new(binary.LittleEndian.Uint16(b[256:]))
 	f.NVMeSanitize = new(binary.LittleEndian.Uint32(b[328:]))
 	f.NVMeFormat = new(b[524])
+	if *f.NVMeOACS&8 != 0 { // namespace management: UNVMCAP, 16 bytes
+		f.unallocated = int64(min(binary.LittleEndian.Uint64(b[296:]), 1<<60))
+	}
 
 	list := func(cns uint32) (n int, first uint32, err error) {
 		if err := identify(cns, 0); err != nil {
@@ -49,7 +52,7 @@ func (f *facts) askNVMe(d drive.Drive) error {
 	if err != nil {
 		return fmt.Errorf("NVMe list of namespaces: %w", err)
 	}
-	if *f.NVMeOACS&8 != 0 { // namespace management: there may be some that are not attached
+	if *f.NVMeOACS&8 != 0 { // there may be some that are not attached
 		all, _, err := list(0x10)
 		if err != nil {
 			return fmt.Errorf("NVMe list of allocated namespaces: %w", err)

@@ -47,6 +47,7 @@ type sim struct {
 	oacs       uint16
 	fna        byte
 	namespaces int
+	spared     uint64 // UNVMCAP
 	words      map[int]uint16
 	native     int64 // sectors, by READ NATIVE MAX
 	dco        int64
@@ -246,6 +247,7 @@ func (s *sim) nvme(c drive.NVMe) uint16 {
 		switch c.CDW10 {
 		case 1:
 			le.PutUint16(c.Data[256:], s.oacs)
+			le.PutUint64(c.Data[296:], s.spared)
 			le.PutUint32(c.Data[328:], s.sanicap)
 			c.Data[524] = s.fna
 		case 2, 0x10:
