@@ -470,6 +470,12 @@ func (r *Records) afterDamage(ctx context.Context, actor string, found []store.D
 			if v, err := strconv.ParseInt(e.Params["number"], 10, 64); err == nil && e.Kind == kindCheckpoint {
 				n.Number = max(n.Number, v+1)
 			}
+			if e.Kind != kindRotated || n.Origin != "" {
+				continue
+			}
+			if first, err := audit.ParseKey(e.Params["old"]); err == nil {
+				n.Origin = audit.Origin(first)
+			}
 		}
 	} else if all, err = r.Checkpoints.All(); err != nil {
 		return audit.Kept{}, err

@@ -200,3 +200,24 @@ func exportTo(t *testing.T, data, device, file string) {
 		t.Fatal(err)
 	}
 }
+
+// A house that has changed its key and lost all its checkpoints is the same house.
+func TestOriginStays(t *testing.T) {
+	data := kept(t)
+	keys, _, err := RotateKey(t.Context(), data, "console")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := records(t, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := r.Checkpoints.All()
+	if err := errors.Join(err, r.Close(), os.RemoveAll(r.Checkpoints.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	_, k, err := AcceptDamage(t.Context(), data, "console", "the folder was deleted")
+	if err != nil || k.Origin != all[0].Origin || k.Origin == audit.Origin(keys.Public()[0]) || k.Number != int64(len(all))+1 {
+		t.Errorf("%+v %v, the house was %s with %d", k.Checkpoint, err, all[0].Origin, len(all))
+	}
+}
