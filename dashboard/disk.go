@@ -220,10 +220,14 @@ var eraseLooks = map[wire.ErasureResult]Look{
 	wire.ErasureUnknown:   {toneFail, "ask", "erase.unknown"},
 }
 
-// eraseLook is how a job that erases looks once it has ended: only the state
-// that the registry gave it says erased, whatever the agent's paper claims.
+// eraseLook is how a job that erases looks before it begins and once it has
+// ended: only the state that the registry gave it says erased, whatever the agent
+// claims.
 func eraseLook(j *workshop.Job, look Look) Look {
 	switch {
+	case j.Erase != nil && j.State == workshop.Approved:
+		look.Word = "state.toerase"
+		return look
 	case j.Erase == nil || j.State != workshop.JobFailed && j.State != workshop.Cancelled:
 		return look
 	case j.Outcome != nil && j.Outcome.Erasure != nil && j.Outcome.Erasure.Result != wire.Erased:

@@ -54,7 +54,7 @@ func TestEraseAndInstall(t *testing.T) {
 	}
 	good[5] = " 704413 "
 	_, body = b.post(page+"/erase", good...)
-	wants(t, body, "The PC begins to erase")
+	wants(t, body, "The PC begins to erase", "About to erase")
 	p.erase()
 	_, body = b.get("/")
 	wants(t, body, "Erasing", "Step 1 of 2")

@@ -221,7 +221,7 @@ func (p *ErasurePaper) face() face {
 		f.Lead = "The medium below was erased and read back as described. " + levelText(p.Level)
 	case wire.ErasedExceptions:
 		f.Title = "Erasure record"
-		f.Lead = "The medium below was erased, but for the exceptions listed, which may still hold data. Apart from them, " + strings.Replace(levelText(p.Level), "What", "what", 1)
+		f.Lead = "The medium below was erased, but for the exceptions listed, which may still hold data. Whether that is enough is for people to say."
 	case wire.NotErased:
 		f.Title = "Erasure record"
 		f.Lead = "An erasure of the medium below was tried and did not succeed. Treat it as a medium that holds data."
