@@ -66,23 +66,26 @@ func ataVerdict(d drive.Drive, n *notes) *bool {
 
 // ataAttributes reads the attributes with the library, which knows the units of
 // many vendors.
-func ataAttributes(path string) (*smart.AtaSmartPage, error) {
-	deepen(0)
-	d, err := smart.OpenSata(path)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	return d.ReadSMARTData()
+func ataAttributes(path string) (page *smart.AtaSmartPage, err error) {
+	steady(0, func() {
+		var d *smart.SataDevice
+		if d, err = smart.OpenSata(path); err == nil {
+			defer d.Close()
+			page, err = d.ReadSMARTData()
+		}
+	})
+	return page, err
 }
 
-// deepen makes the stack of this goroutine larger than the library needs: it
-// hands the kernel addresses of its stack, which moves when it has to grow.
+// steady runs f on a stack that doesn't move: the library hands the kernel
+// addresses of its stack. With this frame for half of it the stack doesn't have
+// to grow, and no garbage collection finds it too large and makes it smaller.
 //
 //go:noinline
-func deepen(i int) byte {
+func steady(i int, f func()) byte {
 	var room [64 << 10]byte
 	room[i] = 1
+	f()
 	return room[len(room)-1-i]
 }
 
