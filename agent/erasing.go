@@ -45,6 +45,9 @@ func (j *job) erase(ctx context.Context, m *erase.Meter) (out wire.Outcome, touc
 	no := func(err error) (wire.Outcome, bool) {
 		out := notDone(err)
 		out.Phase = wire.PhaseErasing
+		if j.begun() > 0 {
+			out.Result = wire.Unknown // a run that crashed has begun to destroy
+		}
 		return out, false
 	}
 	if plan.Disk == nil || plan.Erase == nil || plan.Job == "" {

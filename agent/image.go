@@ -253,7 +253,7 @@ func (j *job) begin(id wire.DiskID) error {
 func (j *job) begun() int {
 	b, err := os.ReadFile(j.notePath())
 	var n note
-	if err != nil || json.Unmarshal(b, &n) != nil || n.Job != j.plan.Job || n.Disk != *j.plan.Disk {
+	if err != nil || json.Unmarshal(b, &n) != nil || j.plan.Disk == nil || n.Job != j.plan.Job || n.Disk != *j.plan.Disk {
 		return 0
 	}
 	return n.Times
