@@ -81,6 +81,16 @@ func TestTimeLeft(t *testing.T) {
 			}
 		})
 	}
+
+	h := open(t)
+	h.lot(true)
+	p := h.writing(1, func(r *wire.Report) { r.Disks[0].Rotational = true })
+	if _, err := h.Progress(bg, p.token, wire.Progress{Job: p.plan.Job, Phase: wire.PhaseImaging, Total: 1<<63 - 1, Rate: 1e8}); err != nil {
+		t.Fatal(err)
+	}
+	if d := p.device(); d.ETA < 0 {
+		t.Errorf("a size that nobody has: %v", d.ETA)
+	}
 }
 
 func TestTwoPCsOfOneIdentity(t *testing.T) {

@@ -197,7 +197,7 @@ func (r *Registry) deviceView(d *Device) DeviceView {
 		case p.progress.Phase == wire.PhaseErasing && v.Job != nil && v.Job.Erase != nil && v.Job.Erase.Check == wire.CheckFull && v.Job.Disk != nil:
 			todo += v.Job.Disk.Bytes
 		}
-		if seconds := float64(todo) / p.rate; seconds < 100*3600 {
+		if seconds := float64(todo) / p.rate; seconds >= 0 && seconds < 100*3600 { // below: a size that nobody has
 			v.ETA = time.Duration(seconds * float64(time.Second))
 		}
 	}

@@ -34,6 +34,10 @@ install -m 0644 scripts/service/refurb.service /etc/systemd/system/refurb.servic
 systemctl daemon-reload
 systemctl enable refurb.service
 systemctl restart refurb.service
-sleep 2
-systemctl --no-pager --lines=15 status refurb.service || true
-echo "installed. Settings: $etc/refurb.toml   Log: journalctl -u refurb   The code for the first visit stands in the log."
+sleep 3
+if ! systemctl is-active --quiet refurb.service; then
+  journalctl --no-pager --lines=15 --unit refurb.service >&2
+  echo "install: the appliance doesn't start; the last lines above say why" >&2
+  exit 1
+fi
+echo "installed and running. Settings: $etc/refurb.toml   Log: journalctl -u refurb   The code for the first visit stands in the log."
