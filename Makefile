@@ -71,7 +71,7 @@ check: $(WEB) ## gofmt, vet, staticcheck, import rules
 test: setup build check ## everything that must hold, end to end included
 	$(GO) test -race -timeout 15m ./...
 	$(GO) test ./scripts/campaign
-	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -timeout 24m -count=1 -v ./scripts/e2e -dir $(abspath $(BUILD))
+	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -parallel 3 -timeout 24m -count=1 -v ./scripts/e2e -dir $(abspath $(BUILD))
 
 e2e-full: setup build ## the slower matrices too, and 2,400 runs in which something goes wrong
 	cd scripts/campaign && $(GO) test -count=1 -timeout 60m -run '^TestCampaign$$' -args -runs 2400
