@@ -6,12 +6,13 @@ set -euo pipefail
 packages=(
   make git ca-certificates gcc libc6-dev                # building
   iproute2                                              # the lab's network
-  qemu-system-x86 qemu-utils ovmf ipxe-qemu             # virtual PCs with real firmware
+  qemu-system-x86 qemu-utils ovmf ovmf-ia32 ipxe-qemu   # virtual PCs with real firmware
   chromium                                              # tests of the pages
   mmdebstrap dosfstools mtools e2fsprogs gdisk fdisk dnsmasq-base zstd xz-utils  # give-away systems, test disks
   ntfs-3g exfatprogs btrfs-progs xfsprogs f2fs-tools apfsprogs cryptsetup-bin lvm2  # what donors' disks hold
   debian-archive-keyring
   systemd util-linux                                    # the service, as tests look at it
+  tshark kea-admin isc-dhcp-relay                       # DHCP as others read, load and relay it
 )
 declare -A binary=(
   [make]=make [git]=git [gcc]=gcc [iproute2]=ip [qemu-system-x86]=qemu-system-x86_64
@@ -19,6 +20,7 @@ declare -A binary=(
   [mtools]=mcopy [systemd]=systemd-analyze [util-linux]=setpriv [e2fsprogs]=mkfs.ext4 [gdisk]=sgdisk [fdisk]=sfdisk [dnsmasq-base]=dnsmasq [zstd]=zstd [xz-utils]=xz
   [ntfs-3g]=mkntfs [exfatprogs]=mkfs.exfat [btrfs-progs]=mkfs.btrfs [xfsprogs]=mkfs.xfs [f2fs-tools]=mkfs.f2fs
   [apfsprogs]=mkapfs [cryptsetup-bin]=cryptsetup [lvm2]=pvcreate
+  [tshark]=tshark [kea-admin]=perfdhcp [isc-dhcp-relay]=dhcrelay
 )
 
 command -v apt-get >/dev/null || {
