@@ -38,17 +38,20 @@ const (
 
 // Decision is what a packet led to, beside the reply.
 type Decision struct {
-	Client Client
-	What   string // the request's kind, as in Sighting
-	Reply  string // the reply's kind, likewise; empty: none
-	Act    Act
-	Addr   netip.Addr     // what Act is about
-	To     netip.AddrPort // where the reply goes
-	File   string         // boot file or URL in the reply
-	Detail string
-	Err    string
-	Other  netip.Addr // another DHCP server that this packet speaks of
-	Silent bool       // none of our business: not even worth a Sighting
+	Client  Client
+	What    string // the request's kind, as in Sighting
+	Reply   string // the reply's kind, likewise; empty: none
+	Act     Act
+	Addr    netip.Addr     // what Act is about
+	To      netip.AddrPort // where the reply goes
+	File    string         // boot file or URL in the reply
+	Detail  string
+	Err     string
+	Problem string     // the kind of Err, as in Sighting
+	Via     string     // who asks, as in Sighting
+	Secs    int        // how long it has been asking, as it says
+	Other   netip.Addr // another DHCP server that this packet speaks of
+	Silent  bool       // none of our business: not even worth a Sighting
 }
 
 const (
@@ -62,7 +65,7 @@ var broadcast = netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}),
 // Decide says what to answer to p. The reply is nil when nothing is to be sent.
 // It changes nothing and asks nobody: v and cfg hold all it needs.
 func Decide(p Packet, cfg Config, v View) (*dhcpv4.DHCPv4, Decision) {
-	d := Decision{Client: identify(p.DHCPv4), What: kind(p.MessageType())}
+	d := Decision{Client: identify(p.DHCPv4), What: kind(p.MessageType()), Via: via(p.DHCPv4), Secs: secs(p.NumSeconds)}
 	switch {
 	case p.OpCode != dhcpv4.OpcodeBootRequest:
 		d.Silent = true // another server's reply
@@ -101,7 +104,7 @@ func full(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv
 	switch p.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
 		if !v.Next.IsValid() {
-			d.Err = "address pool is full"
+			d.Err, d.Problem = "address pool is full", ProblemPool
 			return nil, d
 		}
 		d.Reply, d.Act, d.Addr, d.To = "offer", Offer, v.Next, broadcast
@@ -138,7 +141,7 @@ func full(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv
 
 	case dhcpv4.MessageTypeDecline:
 		if asked && wanted == v.Held {
-			d.Act, d.Addr = Quarantine, wanted
+			d.Act, d.Addr, d.Problem = Quarantine, wanted, ProblemTaken
 			d.Err = fmt.Sprintf("%v is in use by something else on this network: it is set aside", wanted)
 		}
 		return nil, d
@@ -173,6 +176,9 @@ func proxy67(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DH
 	}
 	if p.MessageType() != dhcpv4.MessageTypeDiscover {
 		d.Detail = "left to the network's own server"
+		if server, ok := addr(p.ServerIdentifier()); ok && server != cfg.IP {
+			d.Other = server
+		}
 		return nil, d
 	}
 	r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeOffer)
@@ -263,6 +269,14 @@ func wantedAddr(q *dhcpv4.DHCPv4) (netip.Addr, bool) {
 func addr(ip net.IP) (netip.Addr, bool) {
 	a, ok := netip.AddrFromSlice(ip.To4())
 	return a, ok && !a.IsUnspecified()
+}
+
+// secs is what a client says of its waiting. Some send the low byte first.
+func secs(n uint16) int {
+	if n >= 256 && n%256 == 0 {
+		n /= 256
+	}
+	return int(n)
 }
 
 func kind(t dhcpv4.MessageType) string {

@@ -62,7 +62,7 @@ func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, port int) err
 		go func() {
 			defer func() { <-slots }()
 			reply, d := s.decide(ctx, Packet{DHCPv4: m, Port: port, Peer: peer})
-			s.send(out, reply, d, at)
+			s.send(out, reply, d, port, at)
 		}()
 	}
 }
@@ -90,8 +90,9 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 		if err != nil {
 			msg += "; " + err.Error()
 		}
-		s.sight(Sighting{What: d.What, MAC: c.MAC, UUID: c.UUID, Arch: c.Arch, IP: d.Addr.String(), Err: msg})
+		s.sight(Sighting{What: d.What, MAC: c.MAC, UUID: c.UUID, Arch: c.Arch, Via: d.Via, IP: d.Addr.String(), Err: msg, Problem: ProblemTaken})
 		if try == maxProbes {
+			d.Problem = ProblemTaken
 			d.Err = "every address tried is in use by something else on this network: look for a second DHCP server"
 			d.Reply, d.Act, d.Addr = "", Nothing, netip.Addr{}
 			return nil, d
@@ -143,23 +144,26 @@ func (s *Server) setChained(mac string, yes bool) {
 	}
 }
 
-func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, at time.Time) {
+func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, port int, at time.Time) {
 	if d.Silent {
 		return
 	}
 	c := d.Client
-	in := Sighting{Time: at, MAC: c.MAC, UUID: c.UUID, What: d.What, Arch: c.Arch, Detail: describe(c)}
+	in := Sighting{Time: at, MAC: c.MAC, UUID: c.UUID, What: d.What, Arch: c.Arch, Detail: describe(c), Via: d.Via, Secs: d.Secs, Port: port, Card: c.Card}
+	if d.Other.IsValid() {
+		in.Server = d.Other.String()
+	}
 	if c.IP.IsValid() {
 		in.IP = c.IP.String()
 	}
 	if reply == nil {
-		in.Detail, in.Err = join(in.Detail, d.Detail), d.Err
+		in.Detail, in.Err, in.Problem = join(in.Detail, d.Detail), d.Err, d.Problem
 		s.sight(in)
 		s.foreignSeen(d.Other)
 		return
 	}
 	s.sight(in)
-	o := Sighting{MAC: c.MAC, UUID: c.UUID, What: d.Reply, Arch: c.Arch, Detail: d.Detail, Err: d.Err}
+	o := Sighting{MAC: c.MAC, UUID: c.UUID, What: d.Reply, Arch: c.Arch, Via: d.Via, Port: port, Detail: d.Detail, File: d.File, Err: d.Err, Problem: d.Problem}
 	if d.Addr.IsValid() {
 		o.IP = d.Addr.String()
 	}
@@ -168,6 +172,7 @@ func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, at
 	n, err := out.WriteTo(b, &ipv4.ControlMessage{Src: s.cfg.IP.AsSlice()}, net.UDPAddrFromAddrPort(d.To))
 	o.Bytes = int64(n)
 	if err != nil && !errors.Is(err, net.ErrClosed) {
+		o.Problem = ProblemSend
 		o.Err = join(o.Err, fmt.Sprintf("not sent: %v (is the cable in the appliance's network card?)", err))
 	}
 	s.sight(o)

@@ -105,9 +105,12 @@ func TestFilesByHTTP(t *testing.T) {
 			}
 		})
 	}
-	first := s.desk.sightings()[0]
-	if first.What != "http" || first.MAC != mac1 || first.Bytes != int64(len(bootBytes)) || first.Detail != "GET vmlinuz" || first.Err != "" {
-		t.Errorf("the first sighting is %+v", first)
+	begin, first := s.desk.sightings()[0], s.desk.sightings()[1]
+	if begin.What != "begin" || begin.File != "vmlinuz" || begin.Size != int64(len(bootBytes)) || !begin.Began.Equal(first.Began) || first.Began.IsZero() {
+		t.Errorf("the first sighting is %+v", begin)
+	}
+	if first.What != "http" || first.MAC != mac1 || first.Bytes != int64(len(bootBytes)) || first.Detail != "GET vmlinuz" || first.File != "vmlinuz" || first.Err != "" {
+		t.Errorf("the second sighting is %+v", first)
 	}
 }
 

@@ -29,7 +29,7 @@ func boot(r, q *dhcpv4.DHCPv4, cfg Config, v View, class string, d *Decision) {
 	}
 	file, err := bootFile(d.Client, cfg, v.Plain)
 	if err != "" {
-		d.Err = err
+		d.Err, d.Problem = err, ProblemArch
 		return
 	}
 	d.File = file
@@ -88,6 +88,19 @@ func classOf(q *dhcpv4.DHCPv4) string {
 	return ""
 }
 
+// via says which part of a PC's start asks, or "".
+func via(q *dhcpv4.DHCPv4) string {
+	switch class := classOf(q); {
+	case isIPXE(q):
+		return "ipxe"
+	case class == httpClass:
+		return "http"
+	case class == pxeClass:
+		return "pxe"
+	}
+	return ""
+}
+
 // isIPXE looks for the bare word: iPXE's option 77 is not length-prefixed as
 // RFC 3004 wants it.
 func isIPXE(q *dhcpv4.DHCPv4) bool {
@@ -116,7 +129,21 @@ func identify(q *dhcpv4.DHCPv4) Client {
 		}
 	}
 	c.UUID = uuid(q.Options.Get(dhcpv4.OptionClientMachineIdentifier))
+	c.Card = card(q.Options.Get(dhcpv4.GenericOptionCode(175)))
 	return c
+}
+
+// card reads iPXE's own option 175, in which 177 is the network card: a type,
+// 1 for PCI, then vendor and device.
+func card(b []byte) string {
+	o := dhcpv4.Options{}
+	if len(b) == 0 || o.FromBytes(b) != nil {
+		return ""
+	}
+	if v := o[177]; len(v) == 5 && v[0] == 1 {
+		return fmt.Sprintf("pci %02x%02x:%02x%02x", v[1], v[2], v[3], v[4])
+	}
+	return ""
 }
 
 // uuid reads option 97 (RFC 4578 §2.3). EDK2 and iPXE both send SMBIOS's bytes,

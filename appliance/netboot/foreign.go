@@ -80,6 +80,6 @@ func (s *Server) foreignSeen(other netip.Addr) {
 	if lately {
 		return
 	}
-	s.sight(Sighting{What: "offer", IP: other.String(), Arch: NoArch,
+	s.sight(Sighting{What: "offer", IP: other.String(), Arch: NoArch, Server: other.String(), Problem: ProblemOther,
 		Err: fmt.Sprintf("another DHCP server, %v, answers on this network and PCs may not boot: unplug it, or set dhcp = \"proxy\"", other)})
 }

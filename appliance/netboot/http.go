@@ -63,8 +63,10 @@ func CleanPath(next echo.HandlerFunc) echo.HandlerFunc {
 func (s *Server) serveFile(c echo.Context, name string) error {
 	g := s.sighting(c, "http")
 	g.Detail = c.Request().Method + " " + printable(name)
+	g.File, g.Probe = printable(cleanName(name)), c.Request().Method == http.MethodHead
 	f, size, err := s.open(cleanName(name))
 	if err != nil {
+		g.Missing = errors.Is(err, fs.ErrNotExist)
 		g.Detail += ": not here"
 		if !errors.Is(err, fs.ErrNotExist) {
 			g.Err = err.Error()
@@ -73,6 +75,10 @@ func (s *Server) serveFile(c echo.Context, name string) error {
 		return notFound(c)
 	}
 	defer f.Close()
+	g.Size = size
+	if !g.Probe {
+		g.Began = s.begin(g)
+	}
 	h := c.Response().Header()
 	h.Set("Content-Type", "application/octet-stream")
 	if strings.HasSuffix(name, ".efi") {
@@ -142,7 +148,7 @@ func (s *Server) script(c echo.Context, ipxe bool, write func(Answer) (string, e
 		if !ipxe {
 			h.Set("Content-Length", strconv.Itoa(maxScript))
 		}
-		g.MAC, g.Detail = mac, "asked for its size"
+		g.MAC, g.Detail, g.Probe = mac, "asked for its size", true
 		s.sight(g)
 		return c.NoContent(http.StatusOK)
 	}
@@ -158,9 +164,9 @@ func (s *Server) script(c echo.Context, ipxe bool, write func(Answer) (string, e
 	answer, err := s.cfg.Desk.Boot(ctx, client)
 	var text string
 	if err == nil {
-		g.Detail = "own disk"
+		g.Detail, g.Boots = "own disk", BootsDisk
 		if !answer.Local {
-			g.Detail = "agent"
+			g.Detail, g.Boots = "agent", BootsAgent
 			err = s.complete()
 		}
 	}
@@ -168,7 +174,7 @@ func (s *Server) script(c echo.Context, ipxe bool, write func(Answer) (string, e
 		text, err = write(answer)
 	}
 	if err != nil {
-		g.Detail, g.Err = "refused", err.Error()
+		g.Detail, g.Boots, g.Err = "refused", "", err.Error()
 		text = refuse(err.Error())
 	}
 	h.Set("Content-Length", strconv.Itoa(len(text)))
@@ -176,6 +182,15 @@ func (s *Server) script(c echo.Context, ipxe bool, write func(Answer) (string, e
 	g.Bytes = c.Response().Size
 	s.sight(g)
 	return err
+}
+
+// begin tells that a transfer has begun: how it ended may come late, or never
+// when the PC is switched off.
+func (s *Server) begin(g Sighting) time.Time {
+	g.Time = time.Now()
+	g.What, g.Began = "begin", g.Time
+	s.sight(g)
+	return g.Began
 }
 
 // sighting begins what is told of one HTTP request.

@@ -75,6 +75,7 @@ type Client struct {
 	IP       netip.Addr // where it speaks from; invalid when it has no address yet
 	IPXE     bool       // it is iPXE that asks
 	HTTPBoot bool       // UEFI HTTP Boot
+	Card     string     // the network card that it starts from, "pci 8086:153a"; empty unless it says so, as iPXE does
 }
 
 // Answer is what a PC shall boot.
@@ -99,12 +100,41 @@ type Sighting struct {
 	MAC    string // empty when a file was fetched from an address that we don't know
 	UUID   string
 	IP     string
-	What   string // "discover", "offer", "request", "ack", "nak", "decline", "release", "inform", "malformed", "tftp", "http", "script"
+	What   string // "discover", "offer", "request", "ack", "nak", "decline", "release", "inform", "malformed", "begin", "tftp", "http", "script"
 	Detail string
 	Arch   uint16 // NoArch when unknown
 	Bytes  int64  // sent
 	Err    string // what went wrong, in words for people; empty when nothing did
+
+	// What a diagnosis needs beside the words.
+	Problem string    // the kind of Err, for some; see Problem…
+	Via     string    // DHCP: who asks, "pxe", "http" or "ipxe"; empty: not a PC that starts from the network
+	Secs    int       // DHCP: for how many seconds it has been asking, as it says itself
+	Port    int       // DHCP: ours that it came to
+	Server  string    // DHCP: another server that the packet is meant for
+	Card    string    // Client.Card
+	File    string    // what is fetched, asked for in vain, or named in our reply
+	Size    int64     // of File; 0: not known
+	Began   time.Time // of a transfer: the same in its "begin" and in its end
+	Probe   bool      // only File's size was wanted
+	Missing bool      // there is no such File
+	Boots   string    // a script: BootsAgent or BootsDisk; empty when it was refused
 }
+
+// Kinds of Sighting.Err.
+const (
+	ProblemPool  = "pool"  // no address left
+	ProblemTaken = "taken" // an address is in use by somebody else
+	ProblemArch  = "arch"  // nothing here boots this architecture
+	ProblemSend  = "send"  // the reply could not be sent
+	ProblemOther = "other" // another DHCP server answers on this network
+)
+
+// What a script starts.
+const (
+	BootsAgent = "agent"
+	BootsDisk  = "disk"
+)
 
 // Server is one workshop network's boot service.
 type Server struct {
@@ -208,6 +238,9 @@ func (s *Server) remember(c Client) {
 		}
 		if !c.IP.IsValid() {
 			c.IP = old.IP
+		}
+		if c.Card == "" {
+			c.Card = old.Card
 		}
 	} else if len(s.clients) >= maxClients {
 		for k := range s.clients {

@@ -59,6 +59,7 @@ func (s *Server) readTFTP(name string, to io.ReaderFrom) error {
 	}
 	clean := cleanName(name)
 	g.Detail = printable(clean)
+	g.File = g.Detail
 	// A request is one packet, from whom it says; the file would be open and the
 	// socket with it until the retries end.
 	select {
@@ -73,6 +74,7 @@ func (s *Server) readTFTP(name string, to io.ReaderFrom) error {
 	if err != nil {
 		// shim and GRUB ask for files that are optional.
 		g.Detail += ": not here"
+		g.Missing = errors.Is(err, fs.ErrNotExist)
 		if !errors.Is(err, fs.ErrNotExist) {
 			g.Err = err.Error()
 		}
@@ -83,6 +85,8 @@ func (s *Server) readTFTP(name string, to io.ReaderFrom) error {
 	if t, ok := to.(tftp.OutgoingTransfer); ok {
 		t.SetSize(size)
 	}
+	g.Size = size
+	g.Began = s.begin(g)
 	g.Bytes, err = to.ReadFrom(f)
 	switch {
 	case err == nil:
@@ -92,6 +96,7 @@ func (s *Server) readTFTP(name string, to io.ReaderFrom) error {
 	case g.Bytes == 0:
 		// EDK2 and shim ask for the size first and break off (TFTP error 8).
 		g.Detail += ": asked for its size"
+		g.Probe = true
 		err = nil
 	default:
 		g.Err = fmt.Sprintf("broken off after %d of %d bytes: %v", g.Bytes, size, err)
