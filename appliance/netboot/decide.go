@@ -23,6 +23,8 @@ type View struct {
 	Next  netip.Addr // what it may be offered; invalid: the pool is full
 	Grant bool       // the address that it asks for may be acknowledged
 	Plain bool       // take its iPXE for a vendor's ROM (Config.TestPlainROM)
+
+	Missing map[string]bool // boot files that aren't there
 }
 
 // Act is what a Decision does to the table of leases.
@@ -80,6 +82,10 @@ func Decide(p Packet, cfg Config, v View) (*dhcpv4.DHCPv4, Decision) {
 		d.Detail = fmt.Sprintf("came over the relay %v: only PCs on the same network are served", p.GatewayIPAddr)
 		return nil, d
 	}
+	if isApple(p.DHCPv4) {
+		d.Err = "an Apple computer looks for Apple's NetBoot, which is not served: start it from a memory stick"
+		return nil, d
+	}
 	class := classOf(p.DHCPv4)
 	if p.Port == proxyPort {
 		return proxy4011(p, cfg, v, class, d)
@@ -111,7 +117,7 @@ func full(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv
 		r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeOffer)
 		r.YourIPAddr = v.Next.AsSlice()
 		lease(r, cfg)
-		boot(r, p.DHCPv4, cfg, v, class, &d)
+		boot(r, p.DHCPv4, cfg, v, leased, class, &d)
 		return r, d
 
 	case dhcpv4.MessageTypeRequest:
@@ -136,7 +142,7 @@ func full(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv
 		}
 		r.YourIPAddr = wanted.AsSlice()
 		lease(r, cfg)
-		boot(r, p.DHCPv4, cfg, v, class, &d)
+		boot(r, p.DHCPv4, cfg, v, leased, class, &d)
 		return r, d
 
 	case dhcpv4.MessageTypeDecline:
@@ -161,7 +167,7 @@ func full(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv
 		r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeAck)
 		r.ClientIPAddr = p.ClientIPAddr
 		network(r, cfg)
-		boot(r, p.DHCPv4, cfg, v, class, &d)
+		boot(r, p.DHCPv4, cfg, v, leased, class, &d)
 		return r, d
 	}
 	return nil, d
@@ -182,7 +188,7 @@ func proxy67(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DH
 		return nil, d
 	}
 	r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeOffer)
-	boot(r, p.DHCPv4, cfg, v, class, &d)
+	boot(r, p.DHCPv4, cfg, v, beside, class, &d)
 	if d.File == "" {
 		return nil, d // an OFFER without a file would only mislead it
 	}
@@ -204,7 +210,7 @@ func proxy4011(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.
 	}
 	r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeAck)
 	r.ClientIPAddr = p.ClientIPAddr
-	boot(r, p.DHCPv4, cfg, v, class, &d)
+	boot(r, p.DHCPv4, cfg, v, asked, class, &d)
 	if d.File == "" {
 		return nil, d
 	}

@@ -103,9 +103,9 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 // transact sees, decides and applies in one step. fresh says that the address
 // was not this client's before.
 func (s *Server) transact(p Packet, c Client) (reply *dhcpv4.DHCPv4, d Decision, fresh bool) {
-	plain := s.plain(c)
+	plain, missing := s.plain(c), s.missing()
 	if s.leases == nil {
-		reply, d = Decide(p, s.cfg, View{Plain: plain})
+		reply, d = Decide(p, s.cfg, View{Plain: plain, Missing: missing})
 		return reply, d, false
 	}
 	wanted, _ := wantedAddr(p.DHCPv4)
@@ -113,7 +113,7 @@ func (s *Server) transact(p Packet, c Client) (reply *dhcpv4.DHCPv4, d Decision,
 	s.leases.mu.Lock()
 	defer s.leases.mu.Unlock()
 	v := s.leases.view(c.MAC, wanted, now)
-	v.Plain = plain
+	v.Plain, v.Missing = plain, missing
 	reply, d = Decide(p, s.cfg, v)
 	if err := s.leases.apply(d, p.Options.Get(dhcpv4.OptionClientIdentifier), now); err != nil && d.Err == "" {
 		d.Err = err.Error()
@@ -187,13 +187,8 @@ func describe(c Client) string {
 	case c.Arch == NoArch:
 		return ""
 	}
-	switch c.Arch {
-	case 0:
-		return "BIOS PXE"
-	case 6:
-		return "UEFI IA32 PXE"
-	case 7, 9:
-		return "UEFI x64 PXE"
+	if f, ok := firmwareOf(c.Arch); ok {
+		return f.name + " PXE"
 	}
 	return fmt.Sprintf("PXE, architecture %d", c.Arch)
 }

@@ -1,164 +1,179 @@
 package netboot
 
 import (
-	"bytes"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
 )
 
-// What each kind of firmware says of itself and is to be given.
+// What each kind of firmware is to be given: a table of boot files, a table of
+// options, and what fills a reply from them. Where each line comes from stands
+// in docs/boot.md, "The reply".
+
+// firmware is one kind, by the numbers that it gives as its architecture.
+type firmware struct {
+	name  string
+	archs []iana.Arch
+	file  string
+	extra bool // the file is none of the payload's: an operator may add it
+}
+
+// Architectures 7 and 9 changed places between RFC 4578 and IANA's registry;
+// firmware for x64 says 7, some says 9, and none is for EFI byte code.
+var firmwares = []firmware{
+	{"BIOS", []iana.Arch{iana.INTEL_X86PC}, "undionly.kpxe", false},
+	{"UEFI x64", []iana.Arch{iana.EFI_X86_64, iana.EFI_BC, iana.EFI_X86_64_HTTP, iana.EFI_BC_HTTP}, "shimx64.efi", false},
+	{"UEFI IA32", []iana.Arch{iana.EFI_IA32, iana.EFI_X86_HTTP}, "grubia32.efi", false},
+	{"UEFI arm64", []iana.Arch{iana.EFI_ARM64, iana.EFI_ARM64_HTTP}, "shimaa64.efi", true},
+}
+
+func firmwareOf(arch uint16) (firmware, bool) {
+	for _, f := range firmwares {
+		if slices.Contains(f.archs, iana.Arch(arch)) {
+			return f, true
+		}
+	}
+	return firmware{}, false
+}
+
+// part is what a reply plays in a boot.
+type part int
+
+const (
+	leased part = iota // OFFER and ACK of ours, with the address
+	beside             // OFFER without an address, beside another server's
+	asked              // ACK on port 4011
+)
+
+// recipe lists the options that lead to the boot file: 60 the class, 43 PXE
+// discovery control, 67 the boot file once more.
+type recipe []dhcpv4.OptionCode
+
+var (
+	o43 dhcpv4.OptionCode = dhcpv4.OptionVendorSpecificInformation
+	o60 dhcpv4.OptionCode = dhcpv4.OptionClassIdentifier
+	o67 dhcpv4.OptionCode = dhcpv4.OptionBootfileName
+)
+
+// The recipes, by part.
+var (
+	// A BIOS ROM takes no offer without option 60 for one that can boot it, and
+	// with 60 alone it asks port 4011 (PXE 2.1 §2.2). With 43 it loads the file.
+	recipeBIOS = [...]recipe{leased: {o60, o43}, beside: {o60, o43}, asked: {o60, o43}}
+
+	// iPXE is content with siaddr and the file, once it has seen option 60: with
+	// it, it doesn't wait for another server's offer.
+	recipeIPXE = recipeBIOS
+
+	// EDK2 is of three ages, which their packets don't tell. Before May 2013
+	// option 43 with a file and no menu means "start from the disk"; until April
+	// 2017 an offer with option 43 and without an address is dropped. What all of
+	// them boot from: a lease that names a file and nothing of PXE; an offer of
+	// the class alone, after which they ask port 4011; and there, the class and
+	// the file.
+	recipeUEFI = [...]recipe{leased: {}, beside: {o60}, asked: {o60}}
+
+	// RFC 5970; UEFI 2.10 §24.7.3. No option 43: it is PXE's.
+	recipeHTTP = [...]recipe{leased: {o60, o67}, beside: {o60, o67}, asked: {o60, o67}}
+)
+
+func recipeFor(c Client, plain bool, p part) recipe {
+	switch {
+	case c.IPXE && !plain:
+		return recipeIPXE[p]
+	case c.HTTPBoot:
+		return recipeHTTP[p]
+	case c.Arch == uint16(iana.INTEL_X86PC):
+		return recipeBIOS[p]
+	}
+	return recipeUEFI[p]
+}
 
 // discoveryControl is option 43 with PXE_DISCOVERY_CONTROL = 8: take the boot
 // file of this packet, no menu, no search for a boot server (PXE 2.1, table
-// 2-1). With it OVMF and iPXE never go to port 4011. A packet with it and
-// without a boot file ends in PXE-E21, so the two go together.
+// 2-1). A packet with it and without a boot file ends in PXE-E21, so the two go
+// together.
 var discoveryControl = []byte{6, 1, 8, 255}
 
 // boot adds what a netbooting client needs; an installed system or a phone, of
 // no class, gets nothing.
-func boot(r, q *dhcpv4.DHCPv4, cfg Config, v View, class string, d *Decision) {
+func boot(r, q *dhcpv4.DHCPv4, cfg Config, v View, p part, class string, d *Decision) {
 	if class == "" {
 		return
 	}
-	file, err := bootFile(d.Client, cfg, v.Plain)
+	file, problem, err := bootFile(d.Client, cfg, v)
 	if err != "" {
-		d.Err, d.Problem = err, ProblemArch
+		d.Err, d.Problem = err, problem
 		return
 	}
 	d.File = file
 	d.Detail = strings.TrimSpace(d.Detail + " " + file)
 	r.ServerIPAddr = cfg.IP.AsSlice()
-	r.BootFileName = file // 128 bytes with its NUL; the longest of ours has 66
-	r.UpdateOption(dhcpv4.OptClassIdentifier(class))
+	options := recipeFor(d.Client, v.Plain, p)
+	if slices.Contains(options, o60) {
+		r.UpdateOption(dhcpv4.OptClassIdentifier(class))
+	}
+	if slices.Contains(options, o43) {
+		r.UpdateOption(dhcpv4.OptGeneric(o43, discoveryControl))
+	}
+	setFile(r, file, slices.Contains(options, o67))
 	if id := q.Options.Get(dhcpv4.OptionClientMachineIdentifier); id != nil {
 		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionClientMachineIdentifier, id)) // RFC 4578 §2.3
 	}
-	if class == httpClass {
-		r.UpdateOption(dhcpv4.OptBootFileName(file)) // RFC 5970; UEFI 2.10 §24.7.3
+	fit(r)
+}
+
+// fileField is the size of the field `file`, with a NUL at its end.
+const fileField = 128
+
+// setFile names the boot file in the field of old, in option 67 when wanted,
+// and there alone when it is too long for the field.
+func setFile(r *dhcpv4.DHCPv4, file string, twice bool) {
+	if len(file) < fileField {
+		r.BootFileName = file
+	} else {
+		twice = true
 	}
-	r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, discoveryControl))
+	if twice {
+		r.UpdateOption(dhcpv4.OptBootFileName(file))
+	}
+}
+
+// maxReply is what every client must take (RFC 2131 §2: 576 bytes, with the
+// headers of IP and UDP). What they say in option 57 isn't worth more: some
+// give 300, and EDK2 turned the bytes round.
+const maxReply = 576 - 20 - 8
+
+// fit leaves out what a client sent of itself when it is out of all measure.
+func fit(r *dhcpv4.DHCPv4) {
+	for _, o := range []dhcpv4.OptionCode{dhcpv4.OptionClientMachineIdentifier, dhcpv4.OptionClientIdentifier} {
+		if len(r.ToBytes()) <= maxReply {
+			return
+		}
+		r.Options.Del(o)
+	}
 }
 
 // bootFile is the first thing that a client loads. iPXE comes before the
 // architecture, since it says PXEClient and an architecture too, and must not
 // be sent iPXE again.
-func bootFile(c Client, cfg Config, plain bool) (file, err string) {
-	if c.IPXE && !plain {
-		return cfg.base() + "/boot/ipxe/" + strings.ReplaceAll(c.MAC, ":", "-"), ""
+func bootFile(c Client, cfg Config, v View) (file, problem, err string) {
+	if c.IPXE && !v.Plain {
+		return cfg.base() + "/boot/ipxe/" + strings.ReplaceAll(c.MAC, ":", "-"), "", ""
 	}
-	switch iana.Arch(c.Arch) {
-	case iana.INTEL_X86PC:
-		if !c.HTTPBoot {
-			return "undionly.kpxe", ""
-		}
-	case iana.EFI_X86_64, iana.EFI_BC, iana.EFI_X86_64_HTTP:
-		file = "shimx64.efi"
-	case iana.EFI_IA32, iana.EFI_X86_HTTP:
-		file = "grubia32.efi"
-	}
+	f, ok := firmwareOf(c.Arch)
 	switch {
-	case file == "":
-		return "", fmt.Sprintf("no boot file for this kind of firmware (%v): only PCs with BIOS, 64-bit UEFI or 32-bit UEFI can be booted", iana.Arch(c.Arch))
+	case !ok, c.HTTPBoot && c.Arch == uint16(iana.INTEL_X86PC):
+		return "", ProblemArch, fmt.Sprintf("no boot file for this kind of firmware (%v): only PCs with BIOS, 64-bit UEFI or 32-bit UEFI can be booted", iana.Arch(c.Arch))
+	case v.Missing[f.file] && f.extra:
+		return "", ProblemArch, fmt.Sprintf("no boot file for %s: only PCs with x86 processors get the agent; to start others, put %s and what it loads into the folder payload/extra", f.name, f.file)
+	case v.Missing[f.file]:
+		return "", ProblemFile, fmt.Sprintf("no boot file for %s: %s is not there; run refurb payload build on the server", f.name, f.file)
 	case c.HTTPBoot:
-		return cfg.base() + "/boot/" + file, ""
+		return cfg.base() + "/boot/" + f.file, "", ""
 	}
-	return file, ""
-}
-
-const (
-	pxeClass  = "PXEClient"
-	httpClass = "HTTPClient"
-)
-
-// classOf is the class of a netbooting client (option 60's first part), or "".
-func classOf(q *dhcpv4.DHCPv4) string {
-	switch c := q.ClassIdentifier(); {
-	case strings.HasPrefix(c, httpClass):
-		return httpClass
-	case strings.HasPrefix(c, pxeClass), isIPXE(q):
-		return pxeClass
-	}
-	return ""
-}
-
-// via says which part of a PC's start asks, or "".
-func via(q *dhcpv4.DHCPv4) string {
-	switch class := classOf(q); {
-	case isIPXE(q):
-		return "ipxe"
-	case class == httpClass:
-		return "http"
-	case class == pxeClass:
-		return "pxe"
-	}
-	return ""
-}
-
-// isIPXE looks for the bare word: iPXE's option 77 is not length-prefixed as
-// RFC 3004 wants it.
-func isIPXE(q *dhcpv4.DHCPv4) bool {
-	return bytes.Contains(q.Options.Get(dhcpv4.OptionUserClassInformation), []byte("iPXE"))
-}
-
-func identify(q *dhcpv4.DHCPv4) Client {
-	c := Client{Arch: NoArch, IPXE: isIPXE(q)}
-	if len(q.ClientHWAddr) == 6 {
-		c.MAC = q.ClientHWAddr.String()
-	}
-	if ip, ok := addr(q.ClientIPAddr); ok {
-		c.IP = ip
-	}
-	class := classOf(q)
-	c.HTTPBoot = class == httpClass
-	if b := q.Options.Get(dhcpv4.OptionClientSystemArchitectureType); len(b) >= 2 {
-		c.Arch = binary.BigEndian.Uint16(b)
-	} else if class != "" {
-		c.Arch = 0 // a ROM older than RFC 4578 is a BIOS's
-		if _, s, ok := strings.Cut(q.ClassIdentifier(), ":Arch:"); ok {
-			s, _, _ = strings.Cut(s, ":")
-			if n, err := strconv.ParseUint(s, 10, 16); err == nil {
-				c.Arch = uint16(n)
-			}
-		}
-	}
-	c.UUID = uuid(q.Options.Get(dhcpv4.OptionClientMachineIdentifier))
-	c.Card = card(q.Options.Get(dhcpv4.GenericOptionCode(175)))
-	return c
-}
-
-// card reads iPXE's own option 175, in which 177 is the network card: a type,
-// 1 for PCI, then vendor and device.
-func card(b []byte) string {
-	o := dhcpv4.Options{}
-	if len(b) == 0 || o.FromBytes(b) != nil {
-		return ""
-	}
-	if v := o[177]; len(v) == 5 && v[0] == 1 {
-		return fmt.Sprintf("pci %02x%02x:%02x%02x", v[1], v[2], v[3], v[4])
-	}
-	return ""
-}
-
-// uuid reads option 97 (RFC 4578 §2.3). EDK2 and iPXE both send SMBIOS's bytes,
-// whose first three fields are little-endian (SMBIOS 3.6 §7.2.1).
-func uuid(b []byte) string {
-	if len(b) != 17 || b[0] != 0 {
-		return ""
-	}
-	u := [16]byte(b[1:])
-	if u == [16]byte{} || u == [16]byte(bytes.Repeat([]byte{255}, 16)) {
-		return "" // SMBIOS: not set
-	}
-	slices.Reverse(u[0:4])
-	slices.Reverse(u[4:6])
-	slices.Reverse(u[6:8])
-	h := hex.EncodeToString(u[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+	return f.file, "", ""
 }

@@ -230,6 +230,18 @@ func ia32(b *bench) lab.Config {
 		"-drive", "if=pflash,unit=1,format=raw,file=" + vars}}
 }
 
+// uefiROM makes one with UEFI whose network card brings iPXE along.
+func uefiROM(b *bench) lab.Config {
+	b.Helper()
+	vars := filepath.Join(b.dir, "vars")
+	if out, err := exec.Command("cp", "/usr/share/OVMF/OVMF_VARS_4M.fd", vars).CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	return lab.Config{Firmware: lab.BIOS, Args: []string{"-machine", "smm=off",
+		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+		"-drive", "if=pflash,unit=1,format=raw,file=" + vars}}
+}
+
 func TestFirmwareBootsTheAgent(t *testing.T) {
 	pc := func(c lab.Config) func(*bench) lab.Config { return func(*bench) lab.Config { return c } }
 	grub := []string{"script ^agent$", "http GET vmlinuz", "http GET initrd"}
@@ -255,6 +267,13 @@ func TestFirmwareBootsTheAgent(t *testing.T) {
 			append(grub, "http GET shimx64.efi", "http GET grubx64.efi", "http GET grub/grub.cfg")},
 		{"UEFI IA32", ia32, nil, Client{Arch: 6},
 			append(grub, "tftp ^grubia32.efi$", "tftp ^grub/grub.cfg$")},
+		{"UEFI IA32 HTTP Boot", func(b *bench) lab.Config {
+			c := ia32(b)
+			c.Args = append(c.Args, noPXE...)
+			return c
+		}, nil, Client{Arch: 15, HTTPBoot: true},
+			append(grub, "http GET grubia32.efi", "http GET grub/grub.cfg")},
+		{"UEFI whose ROM is iPXE", uefiROM, nil, Client{Arch: 7, IPXE: true}, grub},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -282,18 +301,22 @@ func TestFirmwareBootsTheAgent(t *testing.T) {
 
 // A router next door hands out the addresses, with nothing about booting.
 func TestFirmwareBesideARouter(t *testing.T) {
+	pc := func(c lab.Config) func(*bench) lab.Config { return func(*bench) lab.Config { return c } }
 	for _, tt := range []struct {
 		name string
-		pc   lab.Config
+		pc   func(*bench) lab.Config
 	}{
-		{"BIOS", lab.Config{Firmware: lab.BIOS}},
-		{"UEFI Secure Boot", lab.Config{Firmware: lab.SecureBoot}},
-		{"UEFI HTTP Boot", lab.Config{Firmware: lab.UEFI, Args: noPXE}},
+		{"BIOS", pc(lab.Config{Firmware: lab.BIOS})},
+		{"UEFI", pc(lab.Config{Firmware: lab.UEFI})},
+		{"UEFI Secure Boot", pc(lab.Config{Firmware: lab.SecureBoot})},
+		{"UEFI HTTP Boot", pc(lab.Config{Firmware: lab.UEFI, Args: noPXE})},
+		{"UEFI IA32", ia32},
+		{"UEFI whose ROM is iPXE", uefiROM},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, func(v *vmServer) { v.Proxy = true })
 			b.router()
-			pc := b.boot(tt.pc, agentUp)
+			pc := b.boot(tt.pc(b), agentUp)
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			if len(b.asked) != 1 || b.asked[0].MAC != pc.MAC || b.asked[0].UUID != pc.UUID() || !strings.HasPrefix(b.asked[0].IP.String(), "10.77.0.15") {

@@ -126,6 +126,7 @@ const (
 	ProblemPool  = "pool"  // no address left
 	ProblemTaken = "taken" // an address is in use by somebody else
 	ProblemArch  = "arch"  // nothing here boots this architecture
+	ProblemFile  = "file"  // its first boot file isn't there
 	ProblemSend  = "send"  // the reply could not be sent
 	ProblemOther = "other" // another DHCP server answers on this network
 )
@@ -150,6 +151,8 @@ type Server struct {
 	conns   map[netip.Addr]map[*conn]struct{} // of Listener, by the PC's address
 	chained map[string]bool                   // TestPlainROM: MACs whose undionly.kpxe runs
 	foreign map[netip.Addr]time.Time          // other DHCP servers, when last warned of
+	lacks   map[string]bool                   // boot files that weren't there
+	looked  time.Time                         // when that was
 }
 
 // maxClients bounds what is remembered of PCs; the oldest knowledge is only
@@ -249,6 +252,26 @@ func (s *Server) remember(c Client) {
 		}
 	}
 	s.clients[c.MAC] = c
+}
+
+// missing are the first boot files that aren't there. They may be built while
+// PCs ask, so it looks again, not for every packet.
+func (s *Server) missing() map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.looked) > 5*time.Second {
+		s.lacks, s.looked = map[string]bool{}, time.Now()
+		for _, f := range firmwares {
+			r, size, err := s.open(f.file)
+			if err == nil {
+				r.Close()
+			}
+			if err != nil || size == 0 {
+				s.lacks[f.file] = true
+			}
+		}
+	}
+	return s.lacks
 }
 
 // client is what is known of a MAC.

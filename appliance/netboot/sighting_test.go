@@ -60,7 +60,8 @@ func TestProblems(t *testing.T) {
 		other   netip.Addr
 	}{
 		{"pool", request(t, dhcpv4.MessageTypeDiscover, pxe), testConfig, View{}, ProblemPool, netip.Addr{}},
-		{"architecture", request(t, dhcpv4.MessageTypeDiscover, pxe, option(dhcpv4.OptionClientSystemArchitectureType, 0, 11)), testConfig, View{Next: given}, ProblemArch, netip.Addr{}},
+		{"architecture", request(t, dhcpv4.MessageTypeDiscover, pxe, option(dhcpv4.OptionClientSystemArchitectureType, 0, 11)), testConfig, View{Next: given, Missing: noARM}, ProblemArch, netip.Addr{}},
+		{"no boot file", request(t, dhcpv4.MessageTypeDiscover, pxe), testConfig, View{Next: given, Missing: map[string]bool{"undionly.kpxe": true}}, ProblemFile, netip.Addr{}},
 		{"declined", request(t, dhcpv4.MessageTypeDecline, wanted), testConfig, View{Held: given}, ProblemTaken, netip.Addr{}},
 		{"another server", request(t, dhcpv4.MessageTypeRequest, pxe, theirs, wanted), testConfig, View{}, "", other},
 		{"another server, proxy", request(t, dhcpv4.MessageTypeRequest, pxe, theirs, wanted), proxy, View{}, "", other},
