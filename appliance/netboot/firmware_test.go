@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -206,79 +207,42 @@ func (b *bench) boot(cfg lab.Config, want string) *lab.PC {
 	return pc
 }
 
-const (
-	agentUp = `STUB-INIT .*refurb.token=abc-DEF_123`
-	ovmf32  = "/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd"
-	vars32  = "/usr/share/OVMF/OVMF32_VARS_4M.fd"
-)
+const agentUp = `STUB-INIT .*refurb.token=abc-DEF_123`
 
-var (
-	noPXE  = []string{"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=no", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no"}
-	serial = []string{"-machine", "graphics=off"} // a BIOS shows its screen on the serial port then
-)
-
-// ia32 makes a PC of BIOS's arguments one with 32-bit UEFI.
-func ia32(b *bench) lab.Config {
-	b.Helper()
-	vars := filepath.Join(b.dir, "vars32")
-	if out, err := exec.Command("cp", vars32, vars).CombinedOutput(); err != nil {
-		b.Fatalf("%v: %s", err, out)
-	}
-	return lab.Config{Firmware: lab.BIOS, NIC: "virtio-net-pci,romfile=", Args: []string{
-		"-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
-		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + ovmf32,
-		"-drive", "if=pflash,unit=1,format=raw,file=" + vars}}
-}
-
-// uefiROM makes one with UEFI whose network card brings iPXE along.
-func uefiROM(b *bench) lab.Config {
-	b.Helper()
-	vars := filepath.Join(b.dir, "vars")
-	if out, err := exec.Command("cp", "/usr/share/OVMF/OVMF_VARS_4M.fd", vars).CombinedOutput(); err != nil {
-		b.Fatalf("%v: %s", err, out)
-	}
-	return lab.Config{Firmware: lab.BIOS, Args: []string{"-machine", "smm=off",
-		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
-		"-drive", "if=pflash,unit=1,format=raw,file=" + vars}}
-}
+var serial = []string{"-machine", "graphics=off"} // a BIOS shows its screen on the serial port then
 
 func TestFirmwareBootsTheAgent(t *testing.T) {
-	pc := func(c lab.Config) func(*bench) lab.Config { return func(*bench) lab.Config { return c } }
 	grub := []string{"script ^agent$", "http GET vmlinuz", "http GET initrd"}
 	tests := []struct {
 		name   string
-		pc     func(*bench) lab.Config
+		pc     lab.Config
 		change func(*vmServer)
 		want   Client
 		trail  []string // "what detail", in any order
 	}{
-		{"BIOS", pc(lab.Config{Firmware: lab.BIOS}), nil, Client{Arch: 0, IPXE: true},
+		{"BIOS", lab.Config{Firmware: lab.BIOS}, nil, Client{Arch: 0, IPXE: true},
 			append(grub, "tftp ^undionly.kpxe$")},
-		{"BIOS whose ROM is iPXE", pc(lab.Config{Firmware: lab.BIOS}), func(v *vmServer) { v.Plain = false }, Client{Arch: 0, IPXE: true}, grub},
-		{"BIOS e1000e", pc(lab.Config{Firmware: lab.BIOS, NIC: "e1000e"}), nil, Client{Arch: 0, IPXE: true},
+		{"BIOS whose ROM is iPXE", lab.Config{Firmware: lab.BIOS}, func(v *vmServer) { v.Plain = false }, Client{Arch: 0, IPXE: true}, grub},
+		{"BIOS e1000e", lab.Config{Firmware: lab.BIOS, NIC: "e1000e"}, nil, Client{Arch: 0, IPXE: true},
 			append(grub, "tftp ^undionly.kpxe$")},
-		{"UEFI", pc(lab.Config{Firmware: lab.UEFI}), nil, Client{Arch: 7},
+		{"UEFI", lab.Config{Firmware: lab.UEFI}, nil, Client{Arch: 7},
 			append(grub, "tftp ^shimx64.efi$", "tftp ^grubx64.efi$", "tftp ^grub/grub.cfg$")},
-		{"UEFI Secure Boot", pc(lab.Config{Firmware: lab.SecureBoot}), nil, Client{Arch: 7},
+		{"UEFI Secure Boot", lab.Config{Firmware: lab.SecureBoot}, nil, Client{Arch: 7},
 			append(grub, "tftp ^shimx64.efi$", "tftp ^grubx64.efi$", "tftp ^grub/grub.cfg$")},
-		{"UEFI HTTP Boot", pc(lab.Config{Firmware: lab.UEFI, Args: noPXE}), nil, Client{Arch: 16, HTTPBoot: true},
+		{"UEFI HTTP Boot", lab.Config{Firmware: lab.HTTPBoot}, nil, Client{Arch: 16, HTTPBoot: true},
 			append(grub, "http GET shimx64.efi", "http GET grubx64.efi", "http GET grub/grub.cfg")},
-		{"UEFI HTTP Boot, Secure Boot", pc(lab.Config{Firmware: lab.SecureBoot, Args: noPXE}), nil, Client{Arch: 16, HTTPBoot: true},
+		{"UEFI HTTP Boot, Secure Boot", lab.Config{Firmware: lab.HTTPBootSecure}, nil, Client{Arch: 16, HTTPBoot: true},
 			append(grub, "http GET shimx64.efi", "http GET grubx64.efi", "http GET grub/grub.cfg")},
-		{"UEFI IA32", ia32, nil, Client{Arch: 6},
+		{"UEFI IA32", lab.Config{Firmware: lab.IA32}, nil, Client{Arch: 6},
 			append(grub, "tftp ^grubia32.efi$", "tftp ^grub/grub.cfg$")},
-		{"UEFI IA32 HTTP Boot", func(b *bench) lab.Config {
-			c := ia32(b)
-			c.Args = append(c.Args, noPXE...)
-			return c
-		}, nil, Client{Arch: 15, HTTPBoot: true},
+		{"UEFI IA32 HTTP Boot", lab.Config{Firmware: lab.IA32HTTPBoot}, nil, Client{Arch: 15, HTTPBoot: true},
 			append(grub, "http GET grubia32.efi", "http GET grub/grub.cfg")},
-		{"UEFI whose ROM is iPXE", uefiROM, nil, Client{Arch: 7, IPXE: true}, grub},
+		{"UEFI whose ROM is iPXE", lab.Config{Firmware: lab.UEFI, ROM: true}, nil, Client{Arch: 7, IPXE: true}, grub},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, tt.change)
-			pc := b.boot(tt.pc(b), agentUp)
+			pc := b.boot(tt.pc, agentUp)
 			for _, want := range tt.trail {
 				what, detail, _ := strings.Cut(want, " ")
 				if !b.saw(what, detail) {
@@ -301,53 +265,28 @@ func TestFirmwareBootsTheAgent(t *testing.T) {
 
 // A router next door hands out the addresses, with nothing about booting.
 func TestFirmwareBesideARouter(t *testing.T) {
-	pc := func(c lab.Config) func(*bench) lab.Config { return func(*bench) lab.Config { return c } }
 	for _, tt := range []struct {
 		name string
-		pc   func(*bench) lab.Config
+		pc   lab.Config
 	}{
-		{"BIOS", pc(lab.Config{Firmware: lab.BIOS})},
-		{"UEFI", pc(lab.Config{Firmware: lab.UEFI})},
-		{"UEFI Secure Boot", pc(lab.Config{Firmware: lab.SecureBoot})},
-		{"UEFI HTTP Boot", pc(lab.Config{Firmware: lab.UEFI, Args: noPXE})},
-		{"UEFI IA32", ia32},
-		{"UEFI whose ROM is iPXE", uefiROM},
+		{"BIOS", lab.Config{Firmware: lab.BIOS}},
+		{"UEFI", lab.Config{Firmware: lab.UEFI}},
+		{"UEFI Secure Boot", lab.Config{Firmware: lab.SecureBoot}},
+		{"UEFI HTTP Boot", lab.Config{Firmware: lab.HTTPBoot}},
+		{"UEFI IA32", lab.Config{Firmware: lab.IA32}},
+		{"UEFI whose ROM is iPXE", lab.Config{Firmware: lab.UEFI, ROM: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, func(v *vmServer) { v.Proxy = true })
-			b.router()
-			pc := b.boot(tt.pc(b), agentUp)
+			if _, err := b.lab.Router(b.ctx); err != nil {
+				t.Fatal(err)
+			}
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			if len(b.asked) != 1 || b.asked[0].MAC != pc.MAC || b.asked[0].UUID != pc.UUID() || !strings.HasPrefix(b.asked[0].IP.String(), "10.77.0.15") {
+			if len(b.asked) != 1 || b.asked[0].MAC != pc.MAC || b.asked[0].UUID != pc.UUID() || b.asked[0].IP.Compare(netip.MustParseAddr("10.77.0.150")) < 0 {
 				t.Errorf("the desk was asked %+v; the PC is %s %s", b.asked, pc.MAC, pc.UUID())
 			}
 		})
-	}
-}
-
-// router starts dnsmasq in a namespace of its own: two DHCP servers in one
-// would share the port.
-func (b *bench) router() {
-	b.Helper()
-	ns := b.lab.Name + "-r"
-	b.Cleanup(func() { _ = exec.Command("ip", "netns", "del", ns).Run() })
-	for _, cmd := range []string{
-		"ip netns add " + ns,
-		"ip -n " + b.lab.Name + " link add r0 type veth peer name r1 netns " + ns,
-		"ip -n " + b.lab.Name + " link set r0 master " + lab.Bridge + " up",
-		"ip -n " + ns + " addr add 10.77.0.2/24 dev r1",
-		"ip -n " + ns + " link set r1 up",
-		"ip -n " + ns + " link set lo up",
-	} {
-		if out, err := exec.Command("sh", "-c", cmd).CombinedOutput(); err != nil {
-			b.Fatalf("%s: %v: %s", cmd, err, out)
-		}
-	}
-	if _, err := b.lab.Start(io.Discard, "ip", "netns", "exec", ns, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",
-		"--interface=r1", "--bind-interfaces", "--user=root", "--no-ping", "--dhcp-range=10.77.0.150,10.77.0.159,1h",
-		"--dhcp-leasefile="+filepath.Join(b.dir, "dnsmasq.leases"), "--pid-file="); err != nil {
-		b.Fatal(err)
 	}
 }
 
@@ -429,14 +368,14 @@ func TestFirmwareTriesAgain(t *testing.T) {
 	}{
 		{"BIOS", lab.Config{Firmware: lab.BIOS}, bios, agentUp},
 		{"UEFI", lab.Config{Firmware: lab.UEFI}, pxe, agentUp},
-		{"UEFI HTTP Boot", lab.Config{Firmware: lab.UEFI, Args: noPXE}, http, agentUp},
+		{"UEFI HTTP Boot", lab.Config{Firmware: lab.HTTPBoot}, http, agentUp},
 		{"BIOS in vain", lab.Config{Firmware: lab.BIOS, Args: serial}, never("404"), inVain},
 		{"UEFI in vain", lab.Config{Firmware: lab.UEFI}, never("drop"), inVain},
-		{"UEFI HTTP Boot in vain", lab.Config{Firmware: lab.UEFI, Args: noPXE}, never("404"), inVain},
+		{"UEFI HTTP Boot in vain", lab.Config{Firmware: lab.HTTPBoot}, never("404"), inVain},
 		// GRUB reads the initramfs when the kernel has been started already:
 		// what breaks there is mended by starting the PC again.
 		{"UEFI cut off", lab.Config{Firmware: lab.UEFI}, cut, agentUp},
-		{"UEFI HTTP Boot cut off", lab.Config{Firmware: lab.UEFI, Args: noPXE}, cut, agentUp},
+		{"UEFI HTTP Boot cut off", lab.Config{Firmware: lab.HTTPBoot}, cut, agentUp},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, func(v *vmServer) { v.Faults = tt.faults })

@@ -44,6 +44,7 @@ type Lab struct {
 
 	mu      sync.Mutex
 	pcs     []*PC
+	routers []*Router
 	procs   []*exec.Cmd
 	closers []io.Closer
 	seq     int
@@ -86,8 +87,8 @@ func New(dir string) (*Lab, error) {
 // Close ends every PC and process of the lab and removes its namespace.
 func (l *Lab) Close() error {
 	l.mu.Lock()
-	pcs, procs, closers := l.pcs, l.procs, l.closers
-	l.pcs, l.procs, l.closers = nil, nil, nil
+	pcs, procs, closers, routers := l.pcs, l.procs, l.closers, l.routers
+	l.pcs, l.procs, l.closers, l.routers = nil, nil, nil, nil
 	l.mu.Unlock()
 	for _, pc := range pcs {
 		pc.PowerOff()
@@ -98,7 +99,11 @@ func (l *Lab) Close() error {
 	for i := len(procs) - 1; i >= 0; i-- {
 		stop(procs[i], 10*time.Second)
 	}
-	return run("ip", "netns", "del", l.Name)
+	err := run("ip", "netns", "del", l.Name)
+	for _, r := range routers {
+		err = errors.Join(err, run("ip", "netns", "del", r.name))
+	}
+	return err
 }
 
 // Sweep removes the namespaces of labs whose process is gone. Their processes
@@ -122,7 +127,11 @@ func Sweep() {
 // Start runs a program inside the namespace, its output going to out. The
 // program gets SIGTERM at Close and dies with the lab's process.
 func (l *Lab) Start(out io.Writer, name string, args ...string) (*exec.Cmd, error) {
-	cmd := exec.Command("ip", append([]string{"netns", "exec", l.Name, name}, args...)...)
+	return l.startIn(l.Name, out, name, args...)
+}
+
+func (l *Lab) startIn(netns string, out io.Writer, name string, args ...string) (*exec.Cmd, error) {
+	cmd := exec.Command("ip", append([]string{"netns", "exec", netns, name}, args...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := start(cmd); err != nil {
 		return nil, err

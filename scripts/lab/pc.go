@@ -19,15 +19,29 @@ import (
 type Firmware string
 
 const (
-	BIOS       Firmware = "bios"       // SeaBIOS
-	UEFI       Firmware = "uefi"       // OVMF, Secure Boot off
-	SecureBoot Firmware = "secureboot" // OVMF with Microsoft's keys enrolled
+	BIOS           Firmware = "bios"            // SeaBIOS
+	UEFI           Firmware = "uefi"            // OVMF, Secure Boot off
+	SecureBoot     Firmware = "secureboot"      // OVMF with Microsoft's keys enrolled
+	HTTPBoot       Firmware = "httpboot"        // OVMF that has UEFI HTTP Boot and no PXE
+	HTTPBootSecure Firmware = "httpboot-secure" // both
+	IA32           Firmware = "ia32"            // OVMF of 32 bits on a processor of 64
+	IA32HTTPBoot   Firmware = "ia32-httpboot"   // the same, HTTP Boot and no PXE
 )
 
-// Disk of a virtual PC. Options is appended to QEMU's -device, Node to the
-// block node (for blkdebug, see the QAPI schema of blockdev-add).
+// Firmwares are all kinds.
+var Firmwares = []Firmware{BIOS, UEFI, SecureBoot, HTTPBoot, HTTPBootSecure, IA32, IA32HTTPBoot}
+
+// ByHTTP says whether the firmware boots by HTTP alone.
+func (f Firmware) ByHTTP() bool { return f == HTTPBoot || f == HTTPBootSecure || f == IA32HTTPBoot }
+
+// Secure says whether Secure Boot is on.
+func (f Firmware) Secure() bool { return f == SecureBoot || f == HTTPBootSecure }
+
+// Disk of a virtual PC. Node replaces the block node (for blkdebug, see the QAPI
+// schema of blockdev-add). An "sd" card is one in a slot of the mainboard; QEMU
+// gives it a serial number of its own and wants a power of two for its size.
 type Disk struct {
-	Bus    string // "virtio" (default), "nvme", "ahci", "scsi", "usb"
+	Bus    string // "virtio" (default), "nvme", "ahci", "scsi", "usb", "sd"
 	Path   string // raw file; made when missing
 	Bytes  int64
 	Serial string
@@ -40,7 +54,8 @@ type Config struct {
 	Name     string // of its files; "pc1" when empty
 	Firmware Firmware
 	MAC      string // made when empty
-	NIC      string // QEMU device; virtio-net-pci when empty
+	NIC      string // QEMU device: virtio-net-pci when empty, e1000, e1000e, rtl8139, usb-net
+	ROM      bool   // under UEFI, too, the card keeps QEMU's ROM, which is iPXE
 	MiB      int    // memory; 1024 when 0
 	Disks    []Disk
 	Args     []string // more of QEMU's
@@ -61,12 +76,19 @@ type PC struct {
 	end chan struct{} // closed when QEMU has ended
 }
 
-const (
-	ovmf     = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-	ovmfVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	ovmfSB   = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
-	ovmfMS   = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
-)
+const ovmf = "/usr/share/OVMF/"
+
+// edk2 is the firmware's code and the settings that a new PC has.
+var edk2 = map[Firmware]struct{ code, vars string }{
+	UEFI:           {"OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"},
+	SecureBoot:     {"OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"},
+	HTTPBoot:       {"OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"},
+	HTTPBootSecure: {"OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"},
+	IA32:           {"OVMF32_CODE_4M.secboot.fd", "OVMF32_VARS_4M.fd"}, // no key is enrolled
+	IA32HTTPBoot:   {"OVMF32_CODE_4M.secboot.fd", "OVMF32_VARS_4M.fd"},
+}
+
+const usbNIC = "usb-net"
 
 // PC puts a PC on the bench, powered off, its cable plugged in.
 func (l *Lab) PC(cfg Config) (*PC, error) {
@@ -80,6 +102,9 @@ func (l *Lab) PC(cfg Config) (*PC, error) {
 	if cfg.MAC == "" {
 		// Two PCs with one address confuse every log, so it holds the lab too.
 		cfg.MAC = fmt.Sprintf("52:54:00:%02x:%02x:%02x", os.Getpid()>>8&0xff, os.Getpid()&0xff, n)
+		if cfg.NIC == usbNIC {
+			cfg.MAC = "40" + cfg.MAC[2:] // QEMU's USB card says so whatever it is told
+		}
 	}
 	if cfg.NIC == "" {
 		cfg.NIC = "virtio-net-pci"
@@ -100,15 +125,13 @@ func (l *Lab) PC(cfg Config) (*PC, error) {
 			return nil, err
 		}
 	}
-	if cfg.Firmware != BIOS {
-		from := ovmfVars
-		if cfg.Firmware == SecureBoot {
-			from = ovmfMS
-		}
+	if from, ok := edk2[cfg.Firmware]; ok {
 		pc.vars = l.path(cfg.Name + ".vars")
-		if err := copyFile(pc.vars, from); err != nil {
+		if err := copyFile(pc.vars, ovmf+from.vars); err != nil {
 			return nil, fmt.Errorf("firmware: %w (run `make setup`)", err)
 		}
+	} else if cfg.Firmware != BIOS {
+		return nil, fmt.Errorf("no firmware %q", cfg.Firmware)
 	}
 	for _, args := range []string{
 		"tuntap add " + pc.tap + " mode tap",
@@ -138,22 +161,31 @@ func (pc *PC) args() []string {
 		"-device", "qemu-xhci,id=xhci",
 	}
 	nic := fmt.Sprintf("%s,netdev=n0,mac=%s,bootindex=1", pc.NIC, pc.MAC)
+	if pc.NIC == usbNIC {
+		nic += ",bus=xhci.0"
+	} else if pc.Firmware != BIOS && !pc.ROM {
+		// Without QEMU's own ROM, which is iPXE, the firmware's network stack runs.
+		nic += ",romfile="
+	}
 	switch pc.Firmware {
 	case BIOS:
 		a = append(a, "-machine", "q35")
-	case UEFI:
-		// Without QEMU's own ROM, which is iPXE, the firmware's network stack runs.
-		nic += ",romfile="
-		a = append(a, "-machine", "q35,smm=off",
-			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+ovmf,
-			"-drive", "if=pflash,unit=1,format=raw,file="+pc.vars)
-	case SecureBoot:
-		nic += ",romfile="
+	case UEFI, HTTPBoot:
+		a = append(a, "-machine", "q35,smm=off")
+	default: // these builds want the memory that only firmware may write
 		a = append(a, "-machine", "q35,smm=on",
 			"-global", "driver=cfi.pflash01,property=secure,value=on",
-			"-global", "ICH9-LPC.disable_s3=1",
-			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+ovmfSB,
+			"-global", "ICH9-LPC.disable_s3=1")
+	}
+	if pc.Firmware != BIOS {
+		a = append(a,
+			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file="+ovmf+edk2[pc.Firmware].code,
 			"-drive", "if=pflash,unit=1,format=raw,file="+pc.vars)
+	}
+	if pc.Firmware.ByHTTP() {
+		a = append(a,
+			"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=no",
+			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no")
 	}
 	a = append(a, "-device", nic)
 	for i, d := range pc.Disks {
@@ -178,6 +210,8 @@ func (pc *PC) args() []string {
 			a = append(a, "-device", fmt.Sprintf("virtio-scsi-pci,id=scsi%d", i), "-device", fmt.Sprintf("scsi-hd,bus=scsi%d.0,", i)+dev)
 		case "usb":
 			a = append(a, "-device", "usb-storage,bus=xhci.0,removable=on,"+dev)
+		case "sd":
+			a = append(a, "-device", "sdhci-pci", "-device", fmt.Sprintf("sd-card,id=dev%d,drive=%s", i, id))
 		}
 	}
 	return append(a, pc.Args...)
@@ -277,6 +311,12 @@ func (pc *PC) Plug() error   { return pc.link("up") }
 
 func (pc *PC) link(state string) error {
 	return run("ip", "-n", pc.lab.Name, "link", "set", pc.tap, state)
+}
+
+// Said is how many frames have come out of the PC's network card.
+func (pc *PC) Said() (int64, error) {
+	_, received, err := pc.lab.counters(pc.tap)
+	return received.Packets, err
 }
 
 // Screendump writes what the PC's display shows to a PNG file.

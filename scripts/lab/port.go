@@ -2,7 +2,6 @@ package lab
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os/exec"
 )
@@ -24,20 +23,27 @@ func (l *Lab) SlowPort(mbit int) error {
 // Sent is the number of bytes that the appliance has sent so far, headers
 // included.
 func (l *Lab) Sent() (int64, error) {
-	out, err := exec.Command("ip", "-n", l.Name, "-j", "-s", "link", "show", "dev", Bridge).Output()
+	sent, _, err := l.counters(Bridge)
+	return sent.Bytes, err
+}
+
+// traffic is what went through a device in one direction.
+type traffic struct{ Bytes, Packets int64 }
+
+// counters of a device in the lab: what went out by it and what came in.
+func (l *Lab) counters(device string) (sent, received traffic, err error) {
+	out, err := exec.Command("ip", "-n", l.Name, "-j", "-s", "link", "show", "dev", device).Output()
 	if err != nil {
-		return 0, fmt.Errorf("counting what the appliance sent: %w", err)
+		return sent, received, fmt.Errorf("counting what went through %s: %w", device, err)
 	}
 	var links []struct {
-		Stats struct {
-			TX struct{ Bytes *int64 }
-		} `json:"stats64"`
+		Stats struct{ TX, RX *traffic } `json:"stats64"`
 	}
 	if err := json.Unmarshal(out, &links); err != nil {
-		return 0, fmt.Errorf("counting what the appliance sent: %w", err)
+		return sent, received, fmt.Errorf("counting what went through %s: %w", device, err)
 	}
-	if len(links) != 1 || links[0].Stats.TX.Bytes == nil {
-		return 0, errors.New("counting what the appliance sent: ip shows no counter")
+	if len(links) != 1 || links[0].Stats.TX == nil || links[0].Stats.RX == nil {
+		return sent, received, fmt.Errorf("counting what went through %s: ip shows no counter", device)
 	}
-	return *links[0].Stats.TX.Bytes, nil
+	return *links[0].Stats.TX, *links[0].Stats.RX, nil
 }
