@@ -281,6 +281,7 @@ func TestFirmwareBesideARouter(t *testing.T) {
 			if _, err := b.lab.Router(b.ctx); err != nil {
 				t.Fatal(err)
 			}
+			pc := b.boot(tt.pc, agentUp)
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			if len(b.asked) != 1 || b.asked[0].MAC != pc.MAC || b.asked[0].UUID != pc.UUID() || b.asked[0].IP.Compare(netip.MustParseAddr("10.77.0.150")) < 0 {
