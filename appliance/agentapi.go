@@ -18,6 +18,7 @@ import (
 
 	"refurb/agent/wire"
 	"refurb/appliance/store"
+	"refurb/appliance/trace"
 	"refurb/appliance/workshop"
 )
 
@@ -29,9 +30,10 @@ const (
 )
 
 // RegisterAgentAPI serves wire's paths. Unknown JSON fields are passed over, so
-// that a newer agent of the same version is understood; every bound holds.
-func RegisterAgentAPI(e *echo.Echo, r *workshop.Registry, s *Sharing, log *slog.Logger) {
-	a := &agentAPI{registry: r, sharing: s, log: log, guesses: map[string]*guesses{}}
+// that a newer agent of the same version is understood; every bound holds. tell is
+// told of the ends of PCs' starts; it must not block.
+func RegisterAgentAPI(e *echo.Echo, r *workshop.Registry, s *Sharing, tell func(trace.Sighting), log *slog.Logger) {
+	a := &agentAPI{registry: r, sharing: s, tell: tell, log: log, guesses: map[string]*guesses{}}
 	e.POST(wire.PathReport, a.with(true, a.report))
 	e.GET(wire.PathPlan, a.with(true, a.plan))
 	e.POST(wire.PathProgress, a.with(true, a.progress))
@@ -45,6 +47,7 @@ func RegisterAgentAPI(e *echo.Echo, r *workshop.Registry, s *Sharing, log *slog.
 type agentAPI struct {
 	registry *workshop.Registry
 	sharing  *Sharing
+	tell     func(trace.Sighting)
 	log      *slog.Logger
 
 	mu      sync.Mutex
@@ -62,8 +65,11 @@ func (a *agentAPI) with(versioned bool, call func(echo.Context, string) error) e
 	return func(c echo.Context) error {
 		req := c.Request()
 		if v := req.Header.Get(wireHeader); versioned && v != strconv.Itoa(wire.Version) {
-			return refuse(c, http.StatusUpgradeRequired, "This appliance speaks version "+strconv.Itoa(wire.Version)+" of the agents' language, not “"+workshop.Text(v)+"”",
-				"Restart the PC from the network, so that it gets the appliance's own agent")
+			message := "This appliance speaks version " + strconv.Itoa(wire.Version) + " of the agents' language, not “" + workshop.Text(v) + "”"
+			if c.Path() == wire.PathReport {
+				a.refused(c, "", message)
+			}
+			return refuse(c, http.StatusUpgradeRequired, message, "Restart the PC from the network, so that it gets the appliance's own agent")
 		}
 		from, _, err := net.SplitHostPort(req.RemoteAddr)
 		if err != nil {
@@ -187,9 +193,14 @@ func (a *agentAPI) report(c echo.Context, token string) error {
 		return err
 	}
 	plan, err := a.registry.Report(c.Request().Context(), token, rep)
+	if ref := new(workshop.Refusal); errors.As(err, &ref) {
+		a.refused(c, token, ref.Message)
+	}
 	if err != nil {
 		return err
 	}
+	mac, device := a.registry.Started(token)
+	a.tell(hello(mac, from(c), device, plan.Number, &rep))
 	return c.JSON(http.StatusOK, plan)
 }
 
@@ -243,6 +254,20 @@ func (a *agentAPI) event(c echo.Context, token string) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
+// refused tells of an agent that was turned away.
+func (a *agentAPI) refused(c echo.Context, token, why string) {
+	mac, _ := a.registry.Started(token)
+	a.tell(trace.Sighting{Time: time.Now(), What: trace.Refused, Arch: -1, MAC: mac, IP: from(c), Err: why})
+}
+
+func from(c echo.Context) string {
+	ip, _, err := net.SplitHostPort(c.Request().RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return ip
+}
+
 func (a *agentAPI) checkin(c echo.Context, token string) error {
 	var f wire.FirstBoot
 	if err := read(c, wire.MaxMessage, &f); err != nil {
@@ -251,5 +276,6 @@ func (a *agentAPI) checkin(c echo.Context, token string) error {
 	if err := a.registry.Checkin(c.Request().Context(), token, f); err != nil {
 		return err
 	}
+	a.tell(trace.Sighting{Time: time.Now(), What: trace.FirstBoot, Arch: -1, MAC: strings.ToLower(f.MAC), IP: from(c), UUID: strings.ToLower(f.UUID), Detail: f.System})
 	return c.NoContent(http.StatusNoContent)
 }

@@ -16,12 +16,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"refurb/agent/wire"
 	"refurb/appliance/audit"
 	"refurb/appliance/store"
+	"refurb/appliance/trace"
 	"refurb/appliance/workshop"
 	"refurb/images"
 )
@@ -45,6 +47,15 @@ type house struct {
 
 	dir     string
 	sharing *Sharing
+
+	mu   sync.Mutex
+	told []trace.Sighting
+}
+
+func (h *house) tell(s trace.Sighting) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.told = append(h.told, s)
 }
 
 func newHouse(t *testing.T) *house {
@@ -61,7 +72,7 @@ func newHouse(t *testing.T) *house {
 	e := newEcho()
 	log := slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h.sharing = NewSharing(reg, func() netip.Prefix { return netip.MustParsePrefix("127.0.0.0/24") }, true, log)
-	RegisterAgentAPI(e, reg, h.sharing, log)
+	RegisterAgentAPI(e, reg, h.sharing, h.tell, log)
 	srv := httptest.NewServer(e)
 	h.url = srv.URL
 	t.Cleanup(func() { srv.Close(); db.Close() })
@@ -314,7 +325,7 @@ func TestSlowMessage(t *testing.T) {
 	h := newHouse(t)
 	token := h.token("00:21:cc:00:00:01")
 	e := newEcho()
-	RegisterAgentAPI(e, h.reg, h.sharing, slog.New(slog.DiscardHandler))
+	RegisterAgentAPI(e, h.reg, h.sharing, h.tell, slog.New(slog.DiscardHandler))
 	srv := httptest.NewServer(bodies(200*time.Millisecond, e))
 	defer srv.Close()
 	c, err := net.Dial("tcp", srv.Listener.Addr().String())

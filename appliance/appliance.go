@@ -20,6 +20,7 @@ import (
 	"refurb/appliance/netboot"
 	"refurb/appliance/payload"
 	"refurb/appliance/store"
+	"refurb/appliance/trace"
 	"refurb/appliance/workshop"
 	"refurb/images"
 	"refurb/images/depot"
@@ -33,6 +34,7 @@ type Appliance struct {
 	Store    *store.Store // of the records
 	Depot    *depot.Depot
 	Registry *workshop.Registry
+	Trace    *trace.Log // of every PC's start
 
 	log   *slog.Logger
 	lock  *os.File // of the data folder
@@ -60,6 +62,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Appliance, err 
 	if a.Depot, err = depot.Open(filepath.Join(cfg.Data, "images"), a.Keys.Signing); err != nil {
 		return nil, err
 	}
+	if a.Trace, err = trace.Open(TraceFolder(cfg.Data), log); err != nil {
+		return nil, err
+	}
 	if a.Records, err = OpenRecords(cfg.Data, a.Keys); err != nil {
 		return nil, err
 	}
@@ -75,6 +80,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Appliance, err 
 	})
 	return a, err
 }
+
+// TraceFolder is where the starts of PCs are kept in a data folder.
+func TraceFolder(data string) string { return filepath.Join(data, "trace") }
 
 // OpenStore opens the records of a data folder.
 func OpenStore(data string) (*store.Store, error) {
@@ -149,13 +157,14 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 		return err
 	}
 
+	a.Trace.SetMode(mode.String())
 	plain := newEcho()
 	plain.Pre(netboot.CleanPath)
 	boot.Register(plain)
 	a.Depot.Register(plain)
 	agents := newEcho()
 	sharing := NewSharing(a.Registry, a.net.addr.Masked, cfg.Peers, a.log)
-	RegisterAgentAPI(agents, a.Registry, sharing, a.log)
+	RegisterAgentAPI(agents, a.Registry, sharing, a.Trace.Add, a.log)
 
 	// All ports are taken before any part starts, so that a taken one is a plain
 	// error and not half an appliance.
@@ -176,6 +185,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 		"network boot": boot.Run,
 		"registry":     a.Registry.Run,
 		"sharing":      sharing.Run,
+		"boot trace":   a.Trace.Run,
 		"checkpoints":  func(ctx context.Context) error { return a.Records.Daily(ctx, a.log) },
 		"boot files":   func(ctx context.Context) error { return serveHTTP(ctx, boot.Listener(lnPlain), plain) },
 		"agents' API":  func(ctx context.Context) error { return serveHTTP(ctx, lnAgents, agents) },
@@ -265,14 +275,6 @@ func (d desk) Boot(ctx context.Context, c netboot.Client) (netboot.Answer, error
 	}
 	url, _ := d.urls()
 	return netboot.Answer{Args: []string{"refurb.url=" + url, "refurb.token=" + token, "refurb.mac=" + c.MAC}}, nil
-}
-
-func (d desk) Sighting(s netboot.Sighting) {
-	level := slog.LevelDebug
-	if s.Err != "" {
-		level = slog.LevelWarn
-	}
-	d.log.Log(context.Background(), level, "boot", "what", s.What, "mac", s.MAC, "ip", s.IP, "detail", s.Detail, "err", s.Err)
 }
 
 // catalogue is the depot as the registry needs it.

@@ -70,6 +70,9 @@ type Report struct {
 	NICs     []NIC     `json:"nics"`
 	Gaps     []Gap     `json:"gaps,omitempty"` // hardware that had no driver or no firmware
 	Problems []string  `json:"problems,omitempty"`
+	// Network is how this PC came to its address: slow switch ports and cables
+	// show in it.
+	Network *Network `json:"network,omitempty"`
 	// Controllers in RAID or VMD mode, or without a driver: then "no disk
 	// found" means unknown, not zero.
 	HiddenStorage []string `json:"hidden_storage,omitempty"`
@@ -198,6 +201,13 @@ type NIC struct {
 	Bus       string `json:"bus,omitempty"` // "pci", "usb"
 	Mbit      int    `json:"mbit_per_s,omitempty"`
 	Link      bool   `json:"link"`
+}
+
+// Network tells how long the PC waited for the network that it reports over.
+type Network struct {
+	Card      string `json:"card"`       // NIC.Name
+	CarrierMS int64  `json:"carrier_ms"` // from switching the card on to a link
+	AddressMS int64  `json:"address_ms"` // from the link to an address
 }
 
 // Gap is a piece of hardware that the boot files could not serve.

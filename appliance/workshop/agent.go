@@ -28,6 +28,18 @@ func (r *Registry) boot(token string, now time.Time) (*Boot, error) {
 	return b, nil
 }
 
+// Started says of which start a token is: the card that fetched its script and,
+// once the agent has reported, the device. Empty when the token is not known.
+func (r *Registry) Started(token string) (mac, device string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b, err := r.boot(token, r.cfg.Now())
+	if err != nil {
+		return "", ""
+	}
+	return b.MAC, b.Device
+}
+
 // Report takes what a PC says of itself and answers with its plan. The first
 // report binds the token to the agent's boot id and to the device.
 func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (wire.Plan, error) {

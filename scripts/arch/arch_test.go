@@ -23,8 +23,9 @@ var rules = []struct {
 	{"refurb/images/recipes/tinyos", "it runs on the PC as the agent does", []string{"refurb/appliance", "refurb/dashboard", "github.com/mattn/go-sqlite3"}},
 	{"refurb/images/...", "images know nothing of the workshop", []string{"refurb/appliance", "refurb/dashboard"}},
 	{"refurb/appliance/netboot", "the boot chain is told what to say and knows nobody", []string{"refurb/"}},
+	{"refurb/appliance/trace", "a trace is told what was seen and knows neither who saw it nor who shows it", []string{"refurb/", "github.com/"}},
 	{"refurb/appliance/workshop", "decisions don't know how they are stored or shown", []string{
-		"refurb/appliance/store", "refurb/appliance/audit", "refurb/appliance/netboot", "refurb/appliance/payload", "refurb/dashboard", "refurb/images/depot", "refurb/images/pack"}},
+		"refurb/appliance/store", "refurb/appliance/audit", "refurb/appliance/netboot", "refurb/appliance/trace", "refurb/appliance/payload", "refurb/dashboard", "refurb/images/depot", "refurb/images/pack"}},
 	{"refurb/appliance/store", "the database keeps what it is given", []string{"refurb/dashboard", "refurb/appliance/netboot", "refurb/appliance/payload", "refurb/appliance/audit"}},
 	{"refurb/appliance/audit", "the verifier runs on anybody's machine", []string{"refurb/dashboard", "refurb/appliance/store", "refurb/appliance/netboot", "refurb/appliance/payload"}},
 	{"refurb/appliance/sheet", "a table knows nothing of what stands in it", []string{"refurb/"}},

@@ -25,6 +25,7 @@ import (
 	"refurb/appliance"
 	"refurb/appliance/audit"
 	"refurb/appliance/store"
+	"refurb/appliance/trace"
 	"refurb/appliance/workshop"
 	"refurb/images"
 	"refurb/images/depot"
@@ -100,7 +101,7 @@ func (h *house) start() error {
 		return errors.Join(err, l.Close())
 	}
 	sharing := appliance.NewSharing(l.reg, func() netip.Prefix { return netip.MustParsePrefix("10.77.0.0/24") }, true, log)
-	appliance.RegisterAgentAPI(l.api, l.reg, sharing, log)
+	appliance.RegisterAgentAPI(l.api, l.reg, sharing, func(trace.Sighting) {}, log)
 	plain := echo.New()
 	d.Register(plain)
 

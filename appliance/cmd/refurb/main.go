@@ -24,6 +24,7 @@ type cli struct {
 	Payload payloadCmd `cmd:"" help:"Build and show the boot files that PCs are given."`
 	Audit   auditCmd   `cmd:"" help:"Export and verify audit logs, make checkpoints, find damage."`
 	Papers  papersCmd  `cmd:"" help:"Write all certificates and records of a device or a lot into a folder."`
+	Trace   traceCmd   `cmd:"" help:"How PCs have started: where a start stopped, why, and what to do."`
 	Backup  backupCmd  `cmd:"" help:"Copy the records while the appliance works."`
 	Restore restoreCmd `cmd:"" help:"Bring back the records of a backup; the appliance must be stopped."`
 	Key     keyCmd     `cmd:"" help:"Change the signing key."`
