@@ -55,6 +55,7 @@ var rules = []func(f *facts) *Finding{
 	(*facts).refusedScript,
 	(*facts).sendFailed,
 	(*facts).noFileForArch,
+	(*facts).noBootFile,
 	(*facts).poolFull,
 	(*facts).brokenOff,
 	(*facts).slowTransfer,
@@ -156,6 +157,14 @@ func (f *facts) noFileForArch() *Finding {
 		return nil
 	}
 	return f.finding("architecture", Failure, "Arch", f.archName()).because(f, func(l *Line) bool { return l.Problem == "arch" })
+}
+
+func (f *facts) noBootFile() *Finding {
+	l := f.problems["file"]
+	if l == nil || f.reached() > Firmware {
+		return nil
+	}
+	return f.finding("no-boot-file", Failure, "Why", l.Err).because(f, func(l *Line) bool { return l.Problem == "file" })
 }
 
 func (f *facts) archName() string {

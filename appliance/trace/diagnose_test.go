@@ -82,6 +82,8 @@ func TestDiagnose(t *testing.T) {
 		{"an architecture", "", "0 discover via=pxe arch=11\n0 offer via=pxe problem=arch", 2, "architecture", "firmware✗", "UEFI ARM"},
 		{"an architecture without a name", "proxy", "0 discover via=pxe arch=25 problem=arch", 2, "architecture", "firmware✗", "(25)"},
 
+		{"the boot files aren't built", "", "0 discover via=pxe arch=7\n0 offer via=pxe problem=file", 2, "no-boot-file", "firmware✗", "refurb payload build"},
+
 		// 8: addresses and transfers.
 		{"pool full", "", "0 discover via=pxe problem=pool", 1, "pool-full", "firmware✗", "larger pool"},
 		{"an address in use", "", "0 discover via=pxe problem=taken ip=10.77.0.100\n1 discover via=pxe\n1 offer via=pxe file=shimx64.efi\n2 request via=pxe\n2 ack via=pxe\n3 begin file=shimx64.efi", 4, "address-taken", "loader", "10.77.0.100"},

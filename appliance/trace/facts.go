@@ -92,12 +92,17 @@ func kindOf(file string) string {
 
 // optional are files that loaders and firmware ask for and do without.
 func optional(file string) bool {
-	for _, p := range []string{"revocations", "shim_certificate", "grub/", "autoexec.ipxe", "mmx64.efi", "mmia32.efi", "fbx64.efi", "fbia32.efi"} {
+	for _, p := range []string{"revocations", "shim_certificate", "grub/", "autoexec.ipxe", "fbx64.efi", "fbia32.efi"} {
 		if strings.HasPrefix(file, p) {
 			return true
 		}
 	}
-	return strings.HasSuffix(file, ".lst") || strings.HasSuffix(file, ".mod") || strings.HasSuffix(file, "grub.cfg") || file == ""
+	return mokManager(file) || strings.HasSuffix(file, ".lst") || strings.HasSuffix(file, ".mod") || strings.HasSuffix(file, "grub.cfg") || file == ""
+}
+
+// mokManager: what shim runs when it won't run what it was to start: mmx64.efi.
+func mokManager(file string) bool {
+	return strings.HasPrefix(file, "mm") && strings.HasSuffix(file, ".efi")
 }
 
 func read(s *Start, now time.Time) *facts {
@@ -179,9 +184,7 @@ func (f *facts) dhcp(l *Line) {
 }
 
 func (f *facts) file(l *Line) {
-	if strings.HasPrefix(l.File, "mmx64") || strings.HasPrefix(l.File, "mmia32") {
-		f.mok = true
-	}
+	f.mok = f.mok || mokManager(l.File)
 	if l.Missing {
 		if f.foreign == "" && !f.loader.whole() && !optional(l.File) {
 			f.foreign = l.File

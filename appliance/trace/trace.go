@@ -29,7 +29,7 @@ type Sighting struct {
 	Detail string    `json:"detail,omitempty"`
 	Err    string    `json:"err,omitempty"`
 
-	Problem string    `json:"problem,omitempty"` // the kind of Err: "pool", "taken", "arch", "send", "other"
+	Problem string    `json:"problem,omitempty"` // the kind of Err: "pool", "taken", "arch", "file", "send", "other"
 	Secs    int       `json:"secs,omitempty"`    // how long the PC says it has been asking
 	Port    int       `json:"port,omitempty"`
 	Server  string    `json:"server,omitempty"` // another DHCP server

@@ -17,6 +17,8 @@ var English = map[string]Words{
 		"Check the cable between the appliance and the switch, and that the switch is on."},
 	"architecture": {"There is no boot file for this kind of firmware ({{.Arch}}).",
 		"Only PCs with BIOS, 64-bit UEFI or 32-bit UEFI can be started. If it is one of these, choose another network entry in its boot menu."},
+	"no-boot-file": {"The appliance lacks the boot file for this PC: {{.Why}}.",
+		"Run refurb payload build on the appliance, then start the PC again."},
 	"pool-full": {"No address is left for this PC.",
 		"Switch off PCs that are done, or give the appliance a larger pool."},
 	"tftp-broken": {"Fetching {{.File}} by TFTP broke off at {{.Part}}.",
