@@ -17,7 +17,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 PCS   ?= 3
 IMAGE ?= tiny
-DHCP  ?= full
+DHCP  ?= auto
 
 help: ## list these
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,12 +51,12 @@ $(BUILD)/base.cpio: go.mod
 demo: setup build ## a virtual batch: PCS=3 IMAGE=tiny, ONCE=1 to end with a verdict
 	$(SUDO) $(BUILD)/refurb lab demo --dir $(DEMO) --pcs $(PCS) --image $(IMAGE) $(if $(ONCE),--once)
 
-run: setup build ## the real workshop: sudo make run IFACE=enp3s0 [DHCP=proxy]
+run: setup build ## the real workshop: sudo make run IFACE=enp3s0 [DHCP=full|proxy]
 	@[ -n "$(IFACE)" ] || { echo 'Say which network card leads to the workshop: make run IFACE=<nic>. There are:'; ip -br link | grep -v '^lo '; exit 2; }
 	$(SUDO) $(BUILD)/refurb payload build
 	$(SUDO) $(BUILD)/refurb serve --interface $(IFACE) --dhcp $(DHCP)
 
-install: setup build ## as a service that starts with the machine: make install IFACE=enp3s0 [DHCP=proxy]
+install: setup build ## as a service that starts with the machine: make install IFACE=enp3s0 [DHCP=full|proxy]
 	@[ -n "$(IFACE)" ] || { echo 'Say which network card leads to the workshop: make install IFACE=<nic>. There are:'; ip -br link | grep -v '^lo '; exit 2; }
 	$(SUDO) scripts/service/install.sh $(IFACE) $(DHCP)
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -40,6 +41,7 @@ type Appliance struct {
 	lock  *os.File // of the data folder
 	files *payload.Payload
 	net   network // known once Run has joined it
+	boot  atomic.Pointer[netboot.Server]
 }
 
 // Open opens the data folder: keys, records, images, boot files.
@@ -125,39 +127,44 @@ func (a *Appliance) urls() (agents, plain string) {
 	return fmt.Sprintf("https://%s:%d", ip, a.Config.Agents), fmt.Sprintf("http://%s:%d", ip, a.Config.HTTP)
 }
 
+// Network is how the workshop's network is served; ok is false before it is.
+func (a *Appliance) Network() (s netboot.Status, ok bool) {
+	b := a.boot.Load()
+	if b == nil {
+		return s, false
+	}
+	return b.Status(), true
+}
+
 // Run serves until ctx ends or a part fails; then every part ends. page is the
 // dashboard, or nil.
 func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 	cfg := a.Config
-	addr, leave, err := joinNetwork(cfg.Interface, cfg.Address)
+	at, err := a.join(ctx)
 	if err != nil {
 		return err
 	}
-	defer leave()
-	if a.net, err = cfg.network(addr); err != nil {
+	defer at.leave()
+	addr := at.addr
+	if a.net, err = cfg.network(addr, at.lent); err != nil {
 		return err
 	}
-	mode := netboot.Full
-	if cfg.DHCP == "proxy" {
-		mode = netboot.Proxy
-	} else if other, err := netboot.FindServer(ctx, cfg.Interface); err != nil {
-		a.log.Warn("could not look for another DHCP server", "err", err)
-	} else if other.IsValid() {
-		return fmt.Errorf("another DHCP server, %v, answers on %s: two would fight over every PC; use --dhcp=proxy beside it, or unplug it", other, cfg.Interface)
-	}
 	boot, err := netboot.New(netboot.Config{
-		Interface: cfg.Interface, IP: addr.Addr(), Net: addr.Masked(), Mode: mode,
+		Interface: cfg.Interface, IP: addr.Addr(), Net: addr.Masked(),
+		Mode: modes[cfg.DHCP], Found: at.found, Asked: at.asked, Lent: at.lent,
 		PoolFrom: a.net.from, PoolTo: a.net.to, Lease: 2 * time.Hour, Router: a.net.router, DNS: a.net.dns,
 		HTTPPort: cfg.HTTP, Files: os.DirFS(filepath.Join(a.files.Dir, "boot")),
 		LeaseFile:    filepath.Join(cfg.Data, "leases.json"),
-		RouterAdvert: mode == netboot.Full, Log: a.log, Desk: desk{a},
+		RouterAdvert: true, Changed: func(st netboot.Status) { a.Trace.SetMode(st.Mode.String()) },
+		Log: a.log, Desk: desk{a},
 		TestPlainROM: cfg.TestPlainROM,
 	})
 	if err != nil {
 		return err
 	}
 
-	a.Trace.SetMode(mode.String())
+	a.boot.Store(boot)
+
 	plain := newEcho()
 	plain.Pre(netboot.CleanPath)
 	boot.Register(plain)
@@ -183,6 +190,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 
 	parts := map[string]func(context.Context) error{
 		"network boot": boot.Run,
+		"address":      at.keep,
 		"registry":     a.Registry.Run,
 		"sharing":      sharing.Run,
 		"boot trace":   a.Trace.Run,

@@ -13,14 +13,16 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+
+	"refurb/appliance/netboot"
 )
 
 // Config of the appliance. A file in TOML holds it under the same names as the
 // command line's flags; a flag wins over the file.
 type Config struct {
 	Interface string        `toml:"interface"`  // the workshop's network: "enp3s0"
-	Address   string        `toml:"address"`    // IPv4 with prefix; empty: what the interface has, else 10.77.0.1/24 is set on it
-	DHCP      string        `toml:"dhcp"`       // "full" or "proxy"
+	Address   string        `toml:"address"`    // IPv4 with prefix; empty: what the interface has, else one from the network's DHCP server, else 10.77.0.1/24 is set on it
+	DHCP      string        `toml:"dhcp"`       // "auto", or fixed: "full" or "proxy"
 	Pool      string        `toml:"pool"`       // "10.77.0.100-10.77.0.250"; empty: the upper half of the network
 	Router    string        `toml:"router"`     // given to PCs, full mode only; empty: none
 	DNS       []string      `toml:"dns"`        // likewise
@@ -39,7 +41,7 @@ type Config struct {
 // DefaultConfig is what holds where neither file nor flag says anything.
 func DefaultConfig() Config {
 	return Config{
-		DHCP:      "full",
+		DHCP:      "auto",
 		Data:      "/var/lib/refurb",
 		HTTP:      8080,
 		Agents:    8443,
@@ -69,8 +71,8 @@ func ReadConfig(c *Config, path string) error {
 
 // Check finds what is wrong with c before anything is opened.
 func (c *Config) Check() error {
-	if c.DHCP != "full" && c.DHCP != "proxy" {
-		return fmt.Errorf("dhcp = %q: say \"full\" (no other DHCP server on this network) or \"proxy\" (beside a router)", c.DHCP)
+	if _, ok := modes[c.DHCP]; !ok {
+		return fmt.Errorf("dhcp = %q: say \"auto\" (as the network is), or fix it: \"full\" (no other DHCP server on this network) or \"proxy\" (beside a router)", c.DHCP)
 	}
 	for name, port := range map[string]int{"http": c.HTTP, "agents": c.Agents} {
 		if port < 1 || port > 65535 {
@@ -94,16 +96,19 @@ func (c *Config) Check() error {
 	return nil
 }
 
+var modes = map[string]netboot.Mode{"auto": netboot.Auto, "full": netboot.Full, "proxy": netboot.Proxy}
+
 // network is what the appliance gives out, on the network that addr lies in.
 type network struct {
 	addr     netip.Prefix // the appliance's own
-	from, to netip.Addr   // the pool, full mode
+	lent     bool         // by another DHCP server
+	from, to netip.Addr   // the pool, unless proxy is fixed or addr is lent
 	router   netip.Addr   // none: not valid
 	dns      []netip.Addr
 }
 
-func (c *Config) network(addr netip.Prefix) (network, error) {
-	n := network{addr: addr}
+func (c *Config) network(addr netip.Prefix, lent bool) (network, error) {
+	n := network{addr: addr, lent: lent}
 	var err error
 	if c.Router != "" {
 		if n.router, err = netip.ParseAddr(c.Router); err != nil || !addr.Contains(n.router) {
@@ -113,7 +118,7 @@ func (c *Config) network(addr netip.Prefix) (network, error) {
 	for _, d := range c.DNS {
 		n.dns = append(n.dns, netip.MustParseAddr(d)) // Check has parsed them
 	}
-	if c.DHCP == "full" {
+	if c.DHCP != "proxy" && !lent {
 		n.from, n.to, err = pool(c.Pool, addr)
 	}
 	return n, err

@@ -1,60 +1,267 @@
 package appliance
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"refurb/appliance/netboot"
 )
 
-// ownNetwork is set on an interface that has no IPv4 address: a switch with
-// nothing but donated PCs on it has nobody else to give one.
+// ownNetwork is set on an interface that has no IPv4 address, and where nobody
+// else gives any: a switch with nothing but donated PCs on it.
 const ownNetwork = "10.77.0.1/24"
 
-// joinNetwork finds the appliance's address on its interface, setting want (or
-// ownNetwork) when it isn't there. undo takes away what was set.
-func joinNetwork(name, want string) (addr netip.Prefix, undo func(), err error) {
-	undo = func() {}
+// place is the appliance's place on the workshop's network.
+type place struct {
+	addr  netip.Prefix
+	found []netboot.Other // other DHCP servers
+	asked bool            // for them, over a link
+	lent  bool            // addr is from one of them
+	ours  bool            // we have set it, and take it away
+
+	name  string
+	lease *nclient4.Lease
+	log   *slog.Logger
+}
+
+// join finds out who else is on the workshop's network, and gives the appliance
+// an address there.
+func (a *Appliance) join(ctx context.Context) (*place, error) {
+	cfg := a.Config
+	p := &place{name: cfg.Interface, log: a.log}
+	link, err := switchOn(cfg.Interface)
+	if err != nil {
+		return nil, err
+	}
+	if p.found, p.asked, err = netboot.Look(ctx, cfg.Interface); ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	} else if err != nil {
+		a.log.Warn("could not look for another DHCP server", "err", err)
+	}
+	givers := netboot.Status{Others: p.found}.Givers()
+	if cfg.DHCP == "full" && len(givers) > 0 {
+		return nil, fmt.Errorf("another DHCP server, %v, answers on %s: two would fight over every PC; leave --dhcp at auto beside it, or unplug it", givers[0].Addr, cfg.Interface)
+	}
+	return p, p.settle(ctx, link, cfg.Address, cfg.DHCP != "full" && len(givers) > 0)
+}
+
+// settle finds the address: want, else what the interface has, else one from the
+// network's own server, else ownNetwork.
+func (p *place) settle(ctx context.Context, link netlink.Link, want string, giver bool) error {
+	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", p.name, err)
+	}
+	if want == "" {
+		for _, a := range have {
+			own, err := prefix(a.IPNet)
+			// Our own, left by an appliance that was killed, is of no use beside a router.
+			if err != nil || giver && own.String() == ownNetwork {
+				continue
+			}
+			p.addr = own
+			p.lent = a.Flags&unix.IFA_F_PERMANENT == 0
+			return nil
+		}
+		if giver {
+			return p.borrow(ctx, link)
+		}
+		want = ownNetwork
+	}
+	p.addr, err = netip.ParsePrefix(want)
+	if err != nil || !p.addr.Addr().Is4() {
+		return fmt.Errorf("address = %q: want an IPv4 address with its prefix, such as %s", want, ownNetwork)
+	}
+	for _, a := range have {
+		if own, err := prefix(a.IPNet); err == nil && own == p.addr {
+			return nil
+		}
+	}
+	return p.set(link)
+}
+
+func (p *place) set(link netlink.Link) error {
+	if err := netlink.AddrReplace(link, ipNet(p.addr)); err != nil {
+		return fmt.Errorf("address %v can't be set on %s: %w (run as root?)", p.addr, p.name, err)
+	}
+	p.ours = true
+	return nil
+}
+
+// borrow takes an address from the network's own DHCP server, so that the PCs
+// which get theirs from it reach us.
+func (p *place) borrow(ctx context.Context, link netlink.Link) error {
+	c, err := nclient4.New(p.name, nclient4.WithTimeout(4*time.Second), nclient4.WithRetry(2))
+	if err != nil {
+		return fmt.Errorf("asking for an address on %s: %w", p.name, err)
+	}
+	defer c.Close()
+	if p.lease, err = c.Request(ctx, dhcpv4.WithBroadcast(true)); err != nil {
+		return fmt.Errorf("another DHCP server answers on %s, but gives this appliance no address: %w (give it one of that network with --address)", p.name, err)
+	}
+	if p.addr, err = leased(p.lease.ACK); err != nil {
+		return fmt.Errorf("asking for an address on %s: %w (give the appliance one of that network with --address)", p.name, err)
+	}
+	p.lent = true
+	p.log.Info("the network's own DHCP server has given this appliance an address", "address", p.addr, "server", p.lease.ACK.ServerIdentifier())
+	return p.set(link)
+}
+
+func leased(ack *dhcpv4.DHCPv4) (netip.Prefix, error) {
+	mask := ack.SubnetMask()
+	ones, bits := mask.Size()
+	ip, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
+	if !ok || !ip.IsGlobalUnicast() || bits != 32 || ones == 0 {
+		return netip.Prefix{}, fmt.Errorf("the DHCP server gave the address %v, netmask %v", ack.YourIPAddr, mask)
+	}
+	return netip.PrefixFrom(ip, ones), nil
+}
+
+// leave takes away what was set, and gives back what was lent.
+func (p *place) leave() {
+	link, err := netlink.LinkByName(p.name)
+	if err != nil || !p.ours {
+		return
+	}
+	if p.lease != nil {
+		if c, err := nclient4.New(p.name); err == nil {
+			_ = c.Release(p.lease) // it runs out by itself, too
+			c.Close()
+		}
+	}
+	_ = netlink.AddrDel(link, ipNet(p.addr))
+}
+
+const (
+	addressEvery = time.Second
+	addressGrace = 15 * time.Second // a pulled cable takes a NetworkManager's address along for as long
+)
+
+// keep watches over the address until ctx ends: it renews what is lent, and puts
+// back what is ours when another program has taken it away. When the card was
+// given another address instead of the one that everything here rests on, it ends
+// with an error, for a new start to take that up.
+func (p *place) keep(ctx context.Context) error {
+	renew := p.renewal()
+	missing := time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(addressEvery):
+		}
+		if !renew.IsZero() && time.Now().After(renew) {
+			if err := p.renew(ctx); err != nil {
+				return err
+			}
+			renew = p.renewal()
+		}
+		link, err := netlink.LinkByName(p.name)
+		if err != nil {
+			continue // netboot says so
+		}
+		have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+		if err != nil {
+			continue
+		}
+		there := false
+		var others []string
+		for _, a := range have {
+			own, err := prefix(a.IPNet)
+			there = there || err == nil && own.Addr() == p.addr.Addr()
+			others = append(others, own.String())
+		}
+		switch {
+		case there && !missing.IsZero():
+			p.log.Info("the address is back", "interface", p.name, "address", p.addr)
+			missing = time.Time{}
+		case there:
+		case p.ours:
+			p.log.Warn("another program has taken the address away; it is put back. Tell NetworkManager or systemd-networkd to leave this card alone", "interface", p.name, "address", p.addr)
+			if err := p.set(link); err != nil {
+				return err
+			}
+		case missing.IsZero():
+			missing = time.Now()
+			p.log.Warn("the network card has lost its address: is the cable plugged in?", "interface", p.name, "address", p.addr)
+		case len(others) > 0 && time.Since(missing) > addressGrace:
+			return fmt.Errorf("%s had the address %v and now has %s: start again, or fix it with --address", p.name, p.addr, strings.Join(others, ", "))
+		}
+	}
+}
+
+// renewal is when the lease is to be renewed; zero: never.
+func (p *place) renewal() time.Time {
+	if p.lease == nil {
+		return time.Time{}
+	}
+	length := p.lease.ACK.IPAddressLeaseTime(time.Hour)
+	if length >= 0xffffffff*time.Second {
+		return time.Time{}
+	}
+	next := p.lease.CreationTime.Add(max(length, time.Minute) / 2)
+	if soon := time.Now().Add(30 * time.Second); next.Before(soon) {
+		next = soon // a renewal that failed
+	}
+	return next
+}
+
+// renew asks the server that lent the address, then any. A server that is away is
+// no error: the address stays, for the PCs' sake, and is asked for again.
+func (p *place) renew(ctx context.Context) error {
+	c, err := nclient4.New(p.name, nclient4.WithTimeout(4*time.Second), nclient4.WithRetry(2))
+	if err != nil {
+		p.log.Warn("the address was not renewed", "interface", p.name, "err", err)
+		return nil
+	}
+	defer c.Close()
+	got, err := c.Renew(ctx, p.lease)
+	if err != nil && ctx.Err() == nil {
+		got, err = c.Request(ctx, dhcpv4.WithBroadcast(true), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(p.addr.Addr().AsSlice())))
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		p.log.Warn("the address was not renewed", "interface", p.name, "address", p.addr, "err", err)
+		return nil
+	}
+	if now, err := leased(got.ACK); err != nil || now.Addr() != p.addr.Addr() {
+		return fmt.Errorf("the DHCP server %v takes the address %v back and gives %v: start again, or reserve the first one for this appliance there", got.ACK.ServerIdentifier(), p.addr, got.ACK.YourIPAddr)
+	}
+	p.lease = got
+	return nil
+}
+
+func switchOn(name string) (netlink.Link, error) {
 	if name == "" {
-		return addr, undo, fmt.Errorf("no network interface given: say --interface, one of %s", interfaces())
+		return nil, fmt.Errorf("no network interface given: say --interface, one of %s", interfaces())
 	}
 	link, err := netlink.LinkByName(name)
 	if err != nil {
-		return addr, undo, fmt.Errorf("there is no network interface %q: choose one of %s", name, interfaces())
+		return nil, fmt.Errorf("there is no network interface %q: choose one of %s", name, interfaces())
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		if err := netlink.LinkSetUp(link); err != nil {
-			return addr, undo, fmt.Errorf("interface %s is down and can't be set up: %w (run as root?)", name, err)
+			return nil, fmt.Errorf("interface %s is down and can't be set up: %w (run as root?)", name, err)
 		}
 	}
-	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
-	if err != nil {
-		return addr, undo, fmt.Errorf("interface %s: %w", name, err)
-	}
-	if want == "" && len(have) > 0 {
-		addr, err := prefix(have[0].IPNet)
-		return addr, undo, err
-	}
-	if want == "" {
-		want = ownNetwork
-	}
-	addr, err = netip.ParsePrefix(want)
-	if err != nil || !addr.Addr().Is4() {
-		return addr, undo, fmt.Errorf("address = %q: want an IPv4 address with its prefix, such as %s", want, ownNetwork)
-	}
-	for _, a := range have {
-		if p, err := prefix(a.IPNet); err == nil && p == addr {
-			return addr, undo, nil
-		}
-	}
-	a := &netlink.Addr{IPNet: &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), 32)}}
-	if err := netlink.AddrAdd(link, a); err != nil {
-		return addr, undo, fmt.Errorf("address %v can't be set on %s: %w (run as root?)", addr, name, err)
-	}
-	return addr, func() { _ = netlink.AddrDel(link, a) }, nil
+	return link, nil
+}
+
+func ipNet(p netip.Prefix) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}}
 }
 
 func prefix(n *net.IPNet) (netip.Prefix, error) {

@@ -54,6 +54,13 @@ type Decision struct {
 	Secs    int        // how long it has been asking, as it says
 	Other   netip.Addr // another DHCP server that this packet speaks of
 	Silent  bool       // none of our business: not even worth a Sighting
+	Peer    *Peer      // another appliance asks
+}
+
+// Peer is another appliance, as its question shows it.
+type Peer struct {
+	Addr netip.Addr // invalid: it has none yet
+	Mode Mode
 }
 
 const (
@@ -81,6 +88,9 @@ func Decide(p Packet, cfg Config, v View) (*dhcpv4.DHCPv4, Decision) {
 	case !p.GatewayIPAddr.IsUnspecified() && len(p.GatewayIPAddr) != 0:
 		d.Detail = fmt.Sprintf("came over the relay %v: only PCs on the same network are served", p.GatewayIPAddr)
 		return nil, d
+	}
+	if mode, own, ok := question(p.DHCPv4); ok {
+		return toPeer(p, cfg, v, Peer{own, mode}, d)
 	}
 	if isApple(p.DHCPv4) {
 		d.Err = "an Apple computer looks for Apple's NetBoot, which is not served: start it from a memory stick"
@@ -173,9 +183,30 @@ func full(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv
 	return nil, d
 }
 
+// toPeer answers another appliance's question: with an address, as it asks who
+// gives them. It won't take it up, so none is kept aside.
+func toPeer(p Packet, cfg Config, v View, who Peer, d Decision) (*dhcpv4.DHCPv4, Decision) {
+	d.Silent, d.Peer = true, &who
+	if cfg.Mode == Proxy || p.Port != dhcpPort {
+		return nil, d
+	}
+	a := v.Next
+	if !a.IsValid() {
+		a = cfg.PoolFrom
+	}
+	r := answer(p.DHCPv4, cfg, dhcpv4.MessageTypeOffer)
+	r.YourIPAddr = a.AsSlice()
+	lease(r, cfg)
+	d.To = broadcast
+	return r, d
+}
+
 // proxy67 adds the boot file beside the network's own server: OFFER only; no
 // firmware seen wants an ACK from us on port 67.
 func proxy67(p Packet, cfg Config, v View, class string, d Decision) (*dhcpv4.DHCPv4, Decision) {
+	if server, chosen := addr(p.ServerIdentifier()); chosen && server != cfg.IP && p.MessageType() == dhcpv4.MessageTypeRequest {
+		d.Other = server
+	}
 	if class == "" {
 		d.Silent = true
 		return nil, d

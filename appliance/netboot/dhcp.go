@@ -62,6 +62,7 @@ func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, port int) err
 		go func() {
 			defer func() { <-slots }()
 			reply, d := s.decide(ctx, Packet{DHCPv4: m, Port: port, Peer: peer})
+			s.noticed(d)
 			s.send(out, reply, d, port, at)
 		}()
 	}
@@ -73,7 +74,11 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 	c := identify(p.DHCPv4)
 	for try := 1; ; try++ {
 		reply, d, fresh := s.transact(p, c)
-		if d.Act != Offer || !fresh || !s.taken(ctx, d.Addr, c.MAC) {
+		inUse := d.Act == Offer && fresh && s.taken(ctx, d.Addr, c.MAC)
+		if d.Act == Offer && s.mode() != Full {
+			continue // we stepped back meanwhile: never after another has spoken
+		}
+		if !inUse {
 			if c.MAC != "" && !d.Silent && d.What != "malformed" {
 				if d.What == "discover" {
 					s.forget(s.client(c.MAC).IP, d.Addr)
@@ -104,8 +109,9 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 // was not this client's before.
 func (s *Server) transact(p Packet, c Client) (reply *dhcpv4.DHCPv4, d Decision, fresh bool) {
 	plain, missing := s.plain(c), s.missing()
-	if s.leases == nil {
-		reply, d = Decide(p, s.cfg, View{Plain: plain, Missing: missing})
+	cfg := s.now()
+	if cfg.Mode == Proxy {
+		reply, d = Decide(p, cfg, View{Plain: plain, Missing: missing})
 		return reply, d, false
 	}
 	wanted, _ := wantedAddr(p.DHCPv4)
@@ -114,7 +120,7 @@ func (s *Server) transact(p Packet, c Client) (reply *dhcpv4.DHCPv4, d Decision,
 	defer s.leases.mu.Unlock()
 	v := s.leases.view(c.MAC, wanted, now)
 	v.Plain, v.Missing = plain, missing
-	reply, d = Decide(p, s.cfg, v)
+	reply, d = Decide(p, cfg, v)
 	if err := s.leases.apply(d, p.Options.Get(dhcpv4.OptionClientIdentifier), now); err != nil && d.Err == "" {
 		d.Err = err.Error()
 	}
@@ -145,8 +151,9 @@ func (s *Server) setChained(mac string, yes bool) {
 }
 
 func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, port int, at time.Time) {
+	sight := s.sight
 	if d.Silent {
-		return
+		sight = func(Sighting) {}
 	}
 	c := d.Client
 	in := Sighting{Time: at, MAC: c.MAC, UUID: c.UUID, What: d.What, Arch: c.Arch, Detail: describe(c), Via: d.Via, Secs: d.Secs, Port: port, Card: c.Card}
@@ -158,11 +165,10 @@ func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, po
 	}
 	if reply == nil {
 		in.Detail, in.Err, in.Problem = join(in.Detail, d.Detail), d.Err, d.Problem
-		s.sight(in)
-		s.foreignSeen(d.Other)
+		sight(in)
 		return
 	}
-	s.sight(in)
+	sight(in)
 	o := Sighting{MAC: c.MAC, UUID: c.UUID, What: d.Reply, Arch: c.Arch, Via: d.Via, Port: port, Detail: d.Detail, File: d.File, Err: d.Err, Problem: d.Problem}
 	if d.Addr.IsValid() {
 		o.IP = d.Addr.String()
@@ -175,7 +181,7 @@ func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, po
 		o.Problem = ProblemSend
 		o.Err = join(o.Err, fmt.Sprintf("not sent: %v (is the cable in the appliance's network card?)", err))
 	}
-	s.sight(o)
+	sight(o)
 }
 
 func describe(c Client) string {

@@ -21,29 +21,25 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
-)
-
-// Mode says who hands out addresses.
-type Mode int
-
-const (
-	Full  Mode = iota // we do; there must be no other DHCP server
-	Proxy             // the network's own server does; we only add the boot file (PXE 2.1, proxyDHCP)
 )
 
 // NoArch is the Arch of a packet or client that named no architecture.
 const NoArch uint16 = 0xffff
 
 // Config of a Server. Interface, IP, Net, HTTPPort, Files and Desk are needed
-// always, the pool and LeaseFile in Full mode.
+// always, the pool and LeaseFile unless Mode is Proxy or IP is Lent.
 type Config struct {
 	Interface string
-	IP        netip.Addr   // the appliance's own address on Interface
-	Net       netip.Prefix // the network it lies in
-	Mode      Mode
+	IP        netip.Addr    // the appliance's own address on Interface
+	Net       netip.Prefix  // the network it lies in
+	Mode      Mode          // Auto: as the network is, also while the server runs
+	Found     []Other       // what Look found before
+	Asked     bool          // and that it could ask
+	Lent      bool          // IP was given by another server: addresses of Net are never ours to give
 	PoolFrom  netip.Addr    // first and last address handed out; at most 65,536 are used
 	PoolTo    netip.Addr    //
 	Lease     time.Duration // of an address; an hour when zero
@@ -55,8 +51,12 @@ type Config struct {
 
 	// RouterAdvert answers IPv6 router solicitations with an empty
 	// advertisement, so that iPXE doesn't wait for a router that isn't there.
-	// Only in Full mode: in another's network it is not ours to speak.
+	// Only while in Full mode: in another's network it is not ours to speak.
 	RouterAdvert bool
+
+	// Changed is told of every change of the mode, and of what it rests on, the
+	// first one included; nil: nobody is. It must not block.
+	Changed func(Status)
 
 	Log  *slog.Logger
 	Desk Desk
@@ -141,7 +141,7 @@ const (
 type Server struct {
 	cfg    Config
 	log    *slog.Logger
-	leases *leases // nil in Proxy mode
+	leases *leases // nil when it never gives addresses
 	taken  func(ctx context.Context, a netip.Addr, mac string) bool
 
 	transfers chan struct{} // one place per TFTP transfer
@@ -150,9 +150,11 @@ type Server struct {
 	clients map[string]Client                 // by MAC: what their packets said, for the script that follows
 	conns   map[netip.Addr]map[*conn]struct{} // of Listener, by the PC's address
 	chained map[string]bool                   // TestPlainROM: MACs whose undionly.kpxe runs
-	foreign map[netip.Addr]time.Time          // other DHCP servers, when last warned of
 	lacks   map[string]bool                   // boot files that weren't there
 	looked  time.Time                         // when that was
+
+	outlookMu sync.Mutex
+	outlook   *outlook
 }
 
 // maxClients bounds what is remembered of PCs; the oldest knowledge is only
@@ -177,12 +179,18 @@ func New(cfg Config) (*Server, error) {
 		clients: map[string]Client{},
 		conns:   map[netip.Addr]map[*conn]struct{}{},
 		chained: map[string]bool{},
-		foreign: map[netip.Addr]time.Time{},
 
 		transfers: make(chan struct{}, maxTransfers),
 	}
 	s.taken = s.probe
-	if cfg.Mode == Full {
+	now := time.Now()
+	s.outlook = newOutlook(cfg.Mode, netip.PrefixFrom(cfg.IP, cfg.Net.Bits()), cfg.Lent, now)
+	s.outlook.entries = slices.Clone(cfg.Found)
+	if cfg.Asked { // no need to look once more
+		s.outlook.link, s.outlook.from, s.outlook.probes = true, now.Add(-lookTime), minProbes
+		s.outlook.settle(now)
+	}
+	if cfg.Mode != Proxy && !cfg.Lent {
 		var err error
 		if s.leases, err = openLeases(cfg); err != nil {
 			return nil, fmt.Errorf("network boot: %w", err)
@@ -199,13 +207,15 @@ func (c *Config) check() error {
 		return fmt.Errorf("address %v in %v: give the appliance an IPv4 address and its network", c.IP, c.Net)
 	case !c.Net.Contains(c.IP):
 		return fmt.Errorf("the appliance's address %v lies outside its network %v", c.IP, c.Net)
+	case c.Lent && c.Mode == Full:
+		return fmt.Errorf("the address %v was given by another DHCP server: addresses of its network are not ours to give out", c.IP)
 	case c.HTTPPort < 1 || c.HTTPPort > 65535:
 		return fmt.Errorf("HTTP port %d: a port is a number from 1 to 65535", c.HTTPPort)
 	case c.Files == nil || c.Desk == nil:
 		return errors.New("no boot files or no desk given")
-	case c.Mode != Full && c.Mode != Proxy:
+	case c.Mode != Full && c.Mode != Proxy && c.Mode != Auto:
 		return fmt.Errorf("unknown mode %d", c.Mode)
-	case c.Mode == Proxy:
+	case c.Mode == Proxy || c.Lent:
 		return nil
 	case c.LeaseFile == "":
 		return errors.New("no lease file given: addresses must survive a restart")
@@ -286,7 +296,8 @@ func (s *Server) client(mac string) Client {
 
 // macOf finds the MAC that an address belongs to, or "".
 func (s *Server) macOf(a netip.Addr) string {
-	if s.leases != nil {
+	// Another server may have given our old leases' addresses to other PCs.
+	if s.leases != nil && s.mode() == Full {
 		if mac := s.leases.holder(a); mac != "" {
 			return mac
 		}

@@ -56,7 +56,7 @@ func (s *Server) serveRA(ctx context.Context, conn *ipv6.PacketConn, ifname stri
 		if err != nil {
 			return fmt.Errorf("router solicitations: %w", err)
 		}
-		if n < 8 || cm == nil || cm.HopLimit != 255 || time.Since(sent) < advertGap {
+		if n < 8 || cm == nil || cm.HopLimit != 255 || s.mode() != Full || time.Since(sent) < advertGap {
 			continue
 		}
 		if _, err := conn.WriteTo(advert[:], nil, all); err != nil {

@@ -17,9 +17,8 @@ type sockets struct {
 
 // Run serves DHCP, TFTP and, when asked for, router advertisements until ctx
 // ends; it then returns ctx's error. An error before that names what is in the
-// way and what to do. Another DHCP server beside Full mode is only warned of: ask
-// FindServer first. The HTTP part is served by whoever Register was called
-// for.
+// way and what to do. Another DHCP server beside a fixed Full mode is only warned
+// of: Look first. The HTTP part is served by whoever Register was called for.
 func (s *Server) Run(ctx context.Context) error {
 	o, err := s.openSockets(ctx)
 	if err != nil {
@@ -52,14 +51,11 @@ func (s *Server) openSockets(ctx context.Context) (_ *sockets, err error) {
 	if o.tftp, err = listen(ctx, name, s.cfg.IP, tftpPort); err != nil {
 		return nil, err
 	}
-	if s.cfg.RouterAdvert && s.cfg.Mode == Full {
+	if s.cfg.RouterAdvert && s.cfg.Mode != Proxy {
 		if o.ra, err = s.listenRA(ctx, ifi); err != nil {
 			s.log.Warn("no router advertisements: iPXE will wait some seconds for an IPv6 router", "err", err)
 			o.ra, err = nil, nil
 		}
-	}
-	if ifi.Flags&net.FlagRunning == 0 {
-		s.log.Warn("the network card has no link: is the cable plugged in?", "interface", name)
 	}
 	return o, nil
 }
@@ -76,7 +72,7 @@ func (o *sockets) close() {
 }
 
 func (s *Server) serve(ctx context.Context, o *sockets) error {
-	s.log.Info("network boot is served", "interface", s.cfg.Interface, "address", s.cfg.IP, "mode", s.cfg.Mode)
+	s.log.Info("network boot is served", "interface", s.cfg.Interface, "address", s.cfg.IP, "dhcp", s.cfg.Mode)
 	if err := s.complete(); err != nil {
 		s.log.Warn("PCs will not boot", "err", err)
 	}
@@ -84,9 +80,7 @@ func (s *Server) serve(ctx context.Context, o *sockets) error {
 	g.Go(func() error { return s.serveDHCP(run, o.dhcp, dhcpPort) })
 	g.Go(func() error { return s.serveDHCP(run, o.proxy, proxyPort) })
 	g.Go(func() error { return s.serveTFTP(run, o.tftp) })
-	if s.cfg.Mode == Full {
-		g.Go(func() error { return s.watchForeign(run) })
-	}
+	g.Go(func() error { return s.watch(run) })
 	if o.ra != nil {
 		g.Go(func() error {
 			// PCs boot without it, only later.
@@ -101,11 +95,4 @@ func (s *Server) serve(ctx context.Context, o *sockets) error {
 		return ctx.Err()
 	}
 	return err
-}
-
-func (m Mode) String() string {
-	if m == Proxy {
-		return "proxy"
-	}
-	return "full"
 }

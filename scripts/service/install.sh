@@ -3,7 +3,7 @@
 # install IFACE=…` as root, again after every update: settings and data stay.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-iface=${1:?which network card leads to the workshop?} dhcp=${2:-full}
+iface=${1:?which network card leads to the workshop?} dhcp=${2:-auto}
 lib=/usr/local/lib/refurb etc=/etc/refurb data=/var/lib/refurb
 
 [ -d "/sys/class/net/$iface" ] || { echo "install: there is no network card $iface; there are: $(ls /sys/class/net | grep -v '^lo$' | tr '\n' ' ')" >&2; exit 2; }

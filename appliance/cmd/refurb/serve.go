@@ -14,8 +14,8 @@ import (
 type serveCmd struct {
 	Config    string        `help:"Configuration file (TOML); flags win over it." type:"existingfile"`
 	Interface string        `help:"Network card that leads to the workshop."`
-	Address   string        `help:"IPv4 address with prefix; without it the card's own, or 10.77.0.1/24 when it has none."`
-	DHCP      string        `name:"dhcp" help:"full (no other DHCP server on this network) or proxy (beside a router)."`
+	Address   string        `help:"IPv4 address with prefix; without it the card's own, else one from the network's DHCP server, else 10.77.0.1/24."`
+	DHCP      string        `name:"dhcp" help:"auto (as the network is, the default), or fixed: full (no other DHCP server on this network) or proxy (beside a router)."`
 	Pool      string        `help:"Addresses to hand out, FROM-TO; without it the upper half of the network."`
 	Router    string        `help:"Router that PCs are told of, full mode only."`
 	DNS       []string      `name:"dns" help:"Name servers that PCs are told of, full mode only."`
