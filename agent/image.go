@@ -148,7 +148,7 @@ func (j *job) write(ctx, sharing context.Context) wire.Outcome {
 	}
 	out.Disk, out.Streams = &id, j.streams()
 	if out.Result == wire.Done {
-		j.firmware(&out, m.Boots, table)
+		j.firmware(&out, m, table)
 	}
 	return out
 }
@@ -180,18 +180,14 @@ func (j *job) streams() int { return max(j.plan.Image.Streams, 1) }
 
 // firmware makes the PC start from its disk. What goes wrong here is a warning:
 // the disk is good, and firmware finds it without our entry as well.
-func (j *job) firmware(out *wire.Outcome, boots []string, table *finish.Table) {
+func (j *job) firmware(out *wire.Outcome, m *images.Manifest, table *finish.Table) {
 	warn := func(s string) { out.Warnings = append(out.Warnings, text(s)) }
 	mode := "bios"
 	if strings.HasPrefix(j.report.Firmware.Mode, "uefi") {
 		mode = "uefi"
 	}
-	if len(boots) > 0 && !slices.Contains(boots, mode) {
-		warn(fmt.Sprintf("the image starts with %s, but this PC was started with %s", strings.Join(boots, ", "), mode))
-	}
-	if j.report.Firmware.Mode == wire.ModeUEFI32 {
-		// An image's ESP shows no difference between 32 and 64 bits.
-		warn("this PC has 32-bit UEFI and starts only an image with /EFI/BOOT/BOOTIA32.EFI: see whether it starts")
+	if len(m.Boots) > 0 && !slices.Contains(m.Boots, mode) {
+		warn(fmt.Sprintf("the image starts with %s, but this PC was started with %s", strings.Join(m.Boots, ", "), mode))
 	}
 	if j.cfg.Bench != nil {
 		return // the firmware here is that of somebody's own machine
@@ -204,6 +200,10 @@ func (j *job) firmware(out *wire.Outcome, boots []string, table *finish.Table) {
 	case table.ESP == nil:
 		warn("the image has no EFI system partition, so there is no boot entry")
 	default:
+		if !finish.Startable(out.Disk.Path, int64(m.Block), *table.ESP, file) {
+			warn(fmt.Sprintf("this PC's firmware (%s) starts only %s, and the image has no such file: the PC won't start from its disk; choose an image that has it", j.report.Firmware.Mode, file))
+			return
+		}
 		did, err := finish.BootEntry(vars, *table.ESP, file)
 		if err != nil {
 			warn(err.Error())

@@ -339,6 +339,16 @@ func (v *Volume) walk(path []string) (f *folder, rest []string, err error) {
 	return f, path, nil
 }
 
+// Has says whether there is a file at path, as in Read.
+func (v *Volume) Has(path string) (bool, error) {
+	f, rest, err := v.walk(strings.Split(path, "/"))
+	if err != nil || len(rest) > 1 {
+		return false, err
+	}
+	i := f.find(rest[0])
+	return i >= 0 && f.entry(i)[11]&attrDir == 0, nil
+}
+
 // Read gives the file at path ("EFI/BOOT/X.EFI"), whose names have at most 13
 // characters; ErrNotFound when there is none. A file of more than limit bytes
 // is an error.

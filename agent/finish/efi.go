@@ -9,7 +9,10 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf16"
+
+	"refurb/agent/esp"
 
 	"github.com/google/uuid"
 	"github.com/u-root/u-root/pkg/efivarfs"
@@ -53,12 +56,29 @@ func Firmware() (efivarfs.EFIVar, string, error) {
 	return vars, file, nil
 }
 
+// Startable says whether the EFI system partition of a disk has the file that
+// firmware starts: not every image has one for UEFI of 32 bits. When that can't
+// be read it says yes, since then nothing is known against it.
+func Startable(disk string, block int64, at Partition, file string) bool {
+	f, err := os.Open(disk)
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	v, err := esp.Open(f, int64(at.First)*block, int64(at.Last-at.First+1)*block)
+	if err != nil {
+		return true
+	}
+	has, err := v.Has(strings.ReplaceAll(strings.TrimPrefix(file, `\`), `\`, "/"))
+	return has || err != nil
+}
+
 // BootEntry makes the firmware start file from the partition first; what was in
 // its order before, the network included, stays behind. It re-reads what it
 // wrote, and says what it did. A PC whose firmware refuses still starts: the
 // file has the name that firmware looks for by itself.
-func BootEntry(vars efivarfs.EFIVar, esp Partition, file string) (string, error) {
-	option := loadOption(Description, esp, file)
+func BootEntry(vars efivarfs.EFIVar, at Partition, file string) (string, error) {
+	option := loadOption(Description, at, file)
 	number, old, err := findEntry(vars)
 	if err != nil {
 		return "", err
@@ -142,8 +162,8 @@ func setVariable(vars efivarfs.EFIVar, name string, data []byte) error {
 
 // loadOption is an EFI_LOAD_OPTION (UEFI 2.10 §3.1.3): attributes, length of
 // the device path, description, device path.
-func loadOption(description string, esp Partition, file string) []byte {
-	path := devicePath(esp, file)
+func loadOption(description string, at Partition, file string) []byte {
+	path := devicePath(at, file)
 	b := le.AppendUint32(nil, 1) // LOAD_OPTION_ACTIVE
 	b = le.AppendUint16(b, uint16(len(path)))
 	b = append(b, ucs2(description)...)
@@ -169,12 +189,12 @@ func description(b []byte) string {
 // devicePath is the short form that the firmware completes by itself: hard
 // drive (UEFI 2.10 §10.3.5.1), file (§10.3.5.4), end (§10.3.1). A partition is
 // found by its GUID, so the entry survives another SATA port.
-func devicePath(esp Partition, file string) []byte {
+func devicePath(at Partition, file string) []byte {
 	b := []byte{4, 1, 42, 0}
-	b = le.AppendUint32(b, uint32(esp.Number))
-	b = le.AppendUint64(b, esp.First)
-	b = le.AppendUint64(b, esp.Last-esp.First+1)
-	b = append(b, esp.GUID[:]...)
+	b = le.AppendUint32(b, uint32(at.Number))
+	b = le.AppendUint64(b, at.First)
+	b = le.AppendUint64(b, at.Last-at.First+1)
+	b = append(b, at.GUID[:]...)
 	b = append(b, 2, 2) // GPT, signature is a GUID
 	name := ucs2(file)
 	b = append(b, 4, 4)

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -54,7 +56,7 @@ func (n *nvram) Set(d efivarfs.VariableDescriptor, a efivarfs.VariableAttributes
 	return nil
 }
 
-var esp = Partition{Number: 2, First: 4096, Last: 135167, GUID: [16]byte{0xef, 0xbe, 0xad, 0xde, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}}
+var efiPart = Partition{Number: 2, First: 4096, Last: 135167, GUID: [16]byte{0xef, 0xbe, 0xad, 0xde, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}}
 
 const bootFile = `\EFI\BOOT\BOOTX64.EFI`
 
@@ -66,15 +68,15 @@ func TestLoadOption(t *testing.T) {
 		"efbeadde0102030405060708090a0b0c" + "02" + "02" + // GUID; GPT; by GUID
 		"04043000" + hex.EncodeToString(ucs2(bootFile)) +
 		"7fff0400"
-	got := hex.EncodeToString(loadOption(Description, esp, bootFile))
+	got := hex.EncodeToString(loadOption(Description, efiPart, bootFile))
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 
 func TestBootEntry(t *testing.T) {
-	ours := loadOption(Description, esp, bootFile)
-	network := loadOption("UEFI PXEv4 (MAC:001122334455)", esp, `\x`)
+	ours := loadOption(Description, efiPart, bootFile)
+	network := loadOption("UEFI PXEv4 (MAC:001122334455)", efiPart, `\x`)
 	for _, c := range []struct {
 		name   string
 		vars   map[string][]byte
@@ -97,7 +99,7 @@ func TestBootEntry(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := &nvram{vars: c.vars}
-			did, err := BootEntry(n, esp, bootFile)
+			did, err := BootEntry(n, efiPart, bootFile)
 			if err != nil || did != c.want {
 				t.Fatalf("%q, %v", did, err)
 			}
@@ -111,17 +113,41 @@ func TestBootEntry(t *testing.T) {
 	}
 	for _, n := range []*nvram{{refuse: "Boot0000"}, {refuse: "BootOrder"}, {forget: "Boot0000"}, {forget: "BootOrder"}} {
 		n.vars = map[string][]byte{}
-		if did, err := BootEntry(n, esp, bootFile); err == nil {
+		if did, err := BootEntry(n, efiPart, bootFile); err == nil {
 			t.Errorf("%+v: %q", n, did)
 		}
 	}
 }
 
 func FuzzDescription(f *testing.F) {
-	f.Add(loadOption(Description, esp, bootFile))
+	f.Add(loadOption(Description, efiPart, bootFile))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if description(b) == Description && !bytes.Contains(b, ucs2(Description)) {
 			t.Fatal("found what isn't there")
 		}
 	})
+}
+
+// Firmware of 32 bits starts another file than that of 64.
+func TestStartable(t *testing.T) {
+	disk := filepath.Join(t.TempDir(), "disk")
+	for _, args := range [][]string{
+		{"mkfs.vfat", "-C", disk, "2048"},
+		{"mmd", "-i", disk, "::/EFI", "::/EFI/BOOT"},
+		{"mcopy", "-i", disk, "efi_test.go", "::/EFI/BOOT/BOOTX64.EFI"},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	whole := Partition{First: 0, Last: 4095}
+	if !Startable(disk, 512, whole, `\EFI\BOOT\BOOTX64.EFI`) {
+		t.Error("the file is there")
+	}
+	if Startable(disk, 512, whole, `\EFI\BOOT\BOOTIA32.EFI`) {
+		t.Error("there is no such file")
+	}
+	if !Startable(disk, 512, Partition{First: 8, Last: 4095}, bootFile) || !Startable(disk+"x", 512, whole, bootFile) {
+		t.Error("what can't be read says nothing against the image")
+	}
 }

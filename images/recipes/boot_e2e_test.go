@@ -52,6 +52,9 @@ var firmwares = map[string]struct {
 	"secure boot": {[]string{"-machine", "q35,smm=on",
 		"-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
 		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + ovmf + "CODE_4M.secboot.fd"}, ovmf + "VARS_4M.ms.fd", wire.ModeUEFI64},
+	wire.ModeUEFI32: {[]string{"-machine", "q35,smm=on",
+		"-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
+		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + "/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd"}, "/usr/share/OVMF/OVMF32_VARS_4M.fd", wire.ModeUEFI32},
 }
 
 // start runs a PC from disk until it switches itself off or ctx ends.

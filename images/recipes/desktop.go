@@ -351,10 +351,11 @@ func installedLoaders(ctx context.Context, root string) (l loaders, mok []byte, 
 	if l.boot, l.core, err = grubCore(ctx, pkg); err != nil {
 		return l, nil, err
 	}
-	var errs [3]error
+	var errs [4]error
 	l.shim, errs[0] = os.ReadFile(filepath.Join(root, shimFile))
 	l.grub, errs[1] = os.ReadFile(filepath.Join(root, grubFile))
 	mok, errs[2] = os.ReadFile(filepath.Join(root, mokFile))
+	l.grub32, errs[3] = os.ReadFile(filepath.Join(root, grub32File))
 	return l, mok, errors.Join(errs[:]...)
 }
 
@@ -372,6 +373,7 @@ func desktopESP(out *os.File, l loaders, mok []byte) (slot int64, err error) {
 		content{"/EFI/BOOT/BOOTX64.EFI", l.shim},
 		content{"/EFI/BOOT/grubx64.efi", l.grub},
 		content{"/EFI/BOOT/mmx64.efi", mok},
+		content{"/EFI/BOOT/BOOTIA32.EFI", l.grub32},
 		content{"/EFI/debian/shimx64.efi", l.shim},
 		content{"/EFI/debian/grubx64.efi", l.grub},
 		content{"/EFI/debian/mmx64.efi", mok},

@@ -27,8 +27,9 @@ const (
 	slotDir = "/EFI/refurb"
 )
 
-// loaders start a system: GRUB on BIOS, shim and GRUB on UEFI.
-type loaders struct{ boot, core, shim, grub []byte }
+// loaders start a system: GRUB on BIOS, shim and GRUB on UEFI, GRUB alone on
+// UEFI of 32 bits, for which nobody signs a shim.
+type loaders struct{ boot, core, shim, grub, grub32 []byte }
 
 // Debian's signed boot loaders, below the root of their packages: shim, the GRUB
 // that it trusts, and MokManager, which shim starts when a key is to be enrolled.
@@ -36,6 +37,9 @@ const (
 	shimFile = "usr/lib/shim/shimx64.efi.signed"
 	grubFile = "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
 	mokFile  = "usr/lib/shim/mmx64.efi.signed"
+
+	grub32Package = "grub-efi-ia32-unsigned"
+	grub32File    = "usr/lib/grub/i386-efi/monolithic/grubia32.efi"
 )
 
 // slotFile is the place in the EFI system partition that the agent fills.

@@ -1,6 +1,6 @@
 // Package recipes builds the systems that Refurb gives away, as raw disk images
-// with blocks of 512 bytes. Every one of them starts on BIOS and on UEFI x64,
-// with Secure Boot on or off, and reserves the slot "checkin" (images.Slot), so
+// with blocks of 512 bytes. Every one of them starts on BIOS, on UEFI x64 with
+// Secure Boot on or off and on UEFI IA32 without it, and reserves the slot "checkin" (images.Slot), so
 // that a PC can say once that it started from its own drive.
 package recipes
 

@@ -39,7 +39,7 @@ func buildTiny(ctx context.Context, o Options, out *os.File) error {
 	if o.Fetch == nil {
 		return errors.New("no way to fetch Debian packages was given")
 	}
-	pkg, err := o.Fetch(ctx, append([]string{"shim-signed", "grub-efi-amd64-signed"}, grubTool...)...)
+	pkg, err := o.Fetch(ctx, append([]string{"shim-signed", "grub-efi-amd64-signed", grub32Package}, grubTool...)...)
 	if err != nil {
 		return err
 	}
@@ -51,11 +51,15 @@ func buildTiny(ctx context.Context, o Options, out *os.File) error {
 	if err != nil {
 		return err
 	}
+	grub32, err := os.ReadFile(filepath.Join(pkg[grub32Package], grub32File))
+	if err != nil {
+		return err
+	}
 	boot, core, err := grubCore(ctx, pkg)
 	if err != nil {
 		return err
 	}
-	return writeTiny(ctx, out, loaders{boot: boot, core: core, shim: shim, grub: grub}, kernel, initrd)
+	return writeTiny(ctx, out, loaders{boot, core, shim, grub, grub32}, kernel, initrd)
 }
 
 // writeTiny lays out the whole disk.
@@ -81,6 +85,7 @@ func writeTiny(ctx context.Context, out *os.File, l loaders, kernel, initrd []by
 	err = e.write(
 		content{"/EFI/BOOT/BOOTX64.EFI", l.shim},
 		content{"/EFI/BOOT/grubx64.efi", l.grub},
+		content{"/EFI/BOOT/BOOTIA32.EFI", l.grub32},
 		content{"/EFI/debian/grub.cfg", fmt.Appendf(nil, tinyMenu, slot)},
 		content{"/vmlinuz", kernel},
 		content{"/initrd", initrd},

@@ -23,7 +23,7 @@ func stubs() loaders {
 	binary.LittleEndian.PutUint16(core[0x1fe:], 0x820)
 	return loaders{
 		boot: bytes.Repeat([]byte{0xb0}, 512), core: core,
-		shim: bytes.Repeat([]byte("shim"), 1000), grub: bytes.Repeat([]byte("grub"), 1000),
+		shim: bytes.Repeat([]byte("shim"), 1000), grub: bytes.Repeat([]byte("grub"), 1000), grub32: bytes.Repeat([]byte("ia32"), 1000),
 	}
 }
 
@@ -110,6 +110,10 @@ func TestTinyOnDisk(t *testing.T) {
 	shim, err := fs.ReadFile("EFI/BOOT/BOOTX64.EFI")
 	if err != nil || !bytes.Equal(shim, stubs().shim) {
 		t.Errorf("fallback boot loader: %v", err)
+	}
+	grub32, err := fs.ReadFile("EFI/BOOT/BOOTIA32.EFI")
+	if err != nil || !bytes.Equal(grub32, stubs().grub32) {
+		t.Errorf("fallback boot loader for 32 bits: %v", err)
 	}
 }
 
