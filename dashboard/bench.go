@@ -26,6 +26,8 @@ type Bench struct {
 	Fresh  bool          // the house has no device at all yet
 	Lead   bool
 	NoLot  bool // no lot is open
+
+	Stopped int // PCs that don't start from the network
 }
 
 // LotLink is a way to one lot's devices.
@@ -41,8 +43,8 @@ type BenchGroup struct {
 }
 
 // benchOf shows v, or only the devices of one lot.
-func benchOf(v workshop.View, lot string, lead bool) Bench {
-	b := Bench{Lot: lot, Lead: lead, Fresh: len(v.Devices) == 0, NoLot: true}
+func benchOf(v workshop.View, lot string, lead bool, stopped int) Bench {
+	b := Bench{Lot: lot, Lead: lead, Stopped: stopped, Fresh: len(v.Devices) == 0, NoLot: true}
 	open := map[string]bool{}
 	for _, l := range v.Lots {
 		if l.Closed.IsZero() {
@@ -90,5 +92,5 @@ func onBench(v workshop.DeviceView, open map[string]bool, now time.Time) bool {
 func (d *Dashboard) bench(c echo.Context) error {
 	v := d.cfg.Registry.View()
 	lot := clean(c.QueryParam("lot"), maxLine)
-	return d.render(c, http.StatusOK, "bench", page{Title: "nav.bench", Nav: "bench", Live: true, Body: benchOf(v, lot, can(c, Lead))})
+	return d.render(c, http.StatusOK, "bench", page{Title: "nav.bench", Nav: "bench", Live: true, Body: benchOf(v, lot, can(c, Lead), d.openStarts())})
 }

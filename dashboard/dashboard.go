@@ -22,6 +22,7 @@ import (
 	"github.com/alexedwards/scs/v2"
 	"github.com/labstack/echo/v4"
 
+	"refurb/appliance/trace"
 	"refurb/appliance/workshop"
 )
 
@@ -34,13 +35,15 @@ var templateFiles embed.FS
 //go:embed all:static
 var staticFiles embed.FS
 
-// Config of a Dashboard. All but Papers, Checkpoints, Code and Log are required.
+// Config of a Dashboard. All but Trace, Papers, Checkpoints, Code and Log are
+// required.
 type Config struct {
 	Registry *workshop.Registry
 	Users    Users
 	Images   Images
 	History  History
-	Papers   Papers // nil: there are none
+	Trace    *trace.Log // how PCs start; nil: nobody looks
+	Papers   Papers     // nil: there are none
 	// Checkpoints may be nil: there are none.
 	Checkpoints Checkpoints
 	Sessions    scs.Store

@@ -91,6 +91,7 @@ func (d *Dashboard) devices(c echo.Context) error {
 type DevicePage struct {
 	Detail
 	Story    []StoryLine
+	Starts   []StartCard // its last ones
 	Papers   []paperLink
 	NoPapers bool // its history is damaged
 }
@@ -102,7 +103,7 @@ func (d *Dashboard) look(c echo.Context) (DevicePage, error) {
 		return DevicePage{}, echo.ErrNotFound
 	}
 	ctx := c.Request().Context()
-	p := DevicePage{Detail: detailOf(v, can(c, Lead))}
+	p := DevicePage{Detail: detailOf(v, can(c, Lead)), Starts: d.deviceStarts(v.ID, v.MACs)}
 	events, err := d.cfg.History.Events(ctx, v.ID)
 	if err != nil {
 		return p, fmt.Errorf("history of device %d: %w", v.Number, err)
@@ -144,14 +145,19 @@ func (d *Dashboard) deviceStream(c echo.Context) error {
 		return echo.ErrNotFound
 	}
 	w := d.langs.of(c.Request())
-	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-in", "device-log", "device-papers"}
+	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-in", "device-log", "device-papers", "device-starts"}
 	seen := map[string]string{}
 	return d.follow(c, func(u *workshop.Update) (string, error) {
 		if u != nil && !touches(u, id) {
 			return "", nil
 		}
-		p, err := d.look(c)
-		if err != nil {
+		parts := parts
+		var p DevicePage
+		var err error
+		if u == nil && len(seen) > 0 { // only its starts may have changed
+			v, _ := d.cfg.Registry.Device(id)
+			parts, p.Starts = parts[len(parts)-1:], d.deviceStarts(id, v.MACs)
+		} else if p, err = d.look(c); err != nil {
 			return "", err
 		}
 		var changed strings.Builder
@@ -168,7 +174,7 @@ func (d *Dashboard) deviceStream(c echo.Context) error {
 			}
 		}
 		return changed.String(), nil
-	})
+	}, d.traceWakes(c.Request().Context(), startTick))
 }
 
 func touches(u *workshop.Update, id string) bool {

@@ -22,7 +22,7 @@ var meant = map[Role][]string{
 	Viewer: {
 		"GET /checkpoints", "GET /checkpoints/:name", "GET /checkpoints/:name/note",
 		"GET /papers/lot/:id", "GET /papers/:kind/:id", "GET /papers/:kind/:id/json",
-		"POST /logout", "GET /me", "POST /me/password", "GET /", "GET /bench/stream", "GET /devices", "GET /devices.csv",
+		"POST /logout", "GET /me", "POST /me/password", "GET /", "GET /bench/stream", "GET /starts", "GET /starts/stream", "GET /devices", "GET /devices.csv",
 		"GET /devices/:id", "GET /devices/:id/stream", "GET /devices/:id/history/:format", "GET /lots", "GET /lots/:id",
 		"GET /images", "GET /api/devices", "GET /api/devices/:id",
 	},
@@ -192,7 +192,7 @@ func TestRoles(t *testing.T) {
 			}
 		}
 	}
-	for _, path := range []string{"/bench/stream", "/devices/x/stream"} {
+	for _, path := range []string{"/bench/stream", "/starts/stream", "/devices/x/stream"} {
 		if res := in[Public].try(t, http.MethodGet, path, ""); res.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%s for nobody: %d", path, res.StatusCode)
 		}

@@ -20,6 +20,7 @@ import (
 	"refurb/agent/wire"
 	"refurb/appliance/audit"
 	"refurb/appliance/store"
+	"refurb/appliance/trace"
 	"refurb/appliance/workshop"
 	"refurb/images"
 )
@@ -39,6 +40,7 @@ type house struct {
 	dash  *Dashboard
 	srv   *httptest.Server
 	shelf *shelf
+	trace *trace.Log
 }
 
 // staff makes the store's people the dashboard's.
@@ -156,13 +158,17 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := New(Config{Registry: reg, Users: staff{st.Users()}, Images: s, History: book{st, key}, Sessions: st.Sessions(), Code: testCode, Log: log})
+	seen, err := trace.Open(filepath.Join(t.TempDir(), "trace"), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(Config{Registry: reg, Users: staff{st.Users()}, Images: s, History: book{st, key}, Trace: seen, Sessions: st.Sessions(), Code: testCode, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv := httptest.NewServer(d)
 	t.Cleanup(srv.Close)
-	return &house{t, st, reg, d, srv, s}
+	return &house{t, st, reg, d, srv, s, seen}
 }
 
 type testLog struct{ t *testing.T }

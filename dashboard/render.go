@@ -97,8 +97,9 @@ func wordFuncs(w *words) template.FuncMap {
 			}
 			return name // a slot's or an interface's own name
 		},
-		"day":   func(t time.Time) string { return t.Local().Format(time.DateOnly) },
-		"clock": func(t time.Time) string { return w.Clock(t, time.Now()) },
+		"day":    func(t time.Time) string { return t.Local().Format(time.DateOnly) },
+		"moment": func(t time.Time) string { return w.Moment(t, time.Now()) },
+		"clock":  func(t time.Time) string { return w.Clock(t, time.Now()) },
 	}
 }
 

@@ -72,6 +72,8 @@ func (d *Dashboard) routes() []route {
 		{post, "/me/password", Viewer, d.myPassword, false},
 		{get, "/", Viewer, d.bench, false},
 		{get, "/bench/stream", Viewer, d.benchStream, false},
+		{get, "/starts", Viewer, d.starts, false},
+		{get, "/starts/stream", Viewer, d.startsStream, false},
 		{get, "/devices", Viewer, d.devices, false},
 		{get, "/devices.csv", Viewer, d.devicesCSV, true},
 		{get, "/devices/:id", Viewer, d.device, false},

@@ -109,8 +109,9 @@ func (s *sse) flush() error {
 
 // follow keeps one browser up to date: show says what of the page is to be
 // replaced now, given what has changed; nil means that all of it is. The browser
-// gets everything first, so that one that comes back misses nothing.
-func (d *Dashboard) follow(c echo.Context, show func(*workshop.Update) (string, error)) error {
+// gets everything first, so that one that comes back misses nothing. also wakes it
+// when something else than the registry has changed; it may be nil.
+func (d *Dashboard) follow(c echo.Context, show func(*workshop.Update) (string, error), also <-chan struct{}) error {
 	leave, ok := d.streams.enter(actor(c))
 	if !ok {
 		return &refused{http.StatusServiceUnavailable, "error.streams", "error.streams.next"}
@@ -130,6 +131,7 @@ func (d *Dashboard) follow(c echo.Context, show func(*workshop.Update) (string, 
 	beat := time.NewTicker(streamBeat)
 	defer beat.Stop()
 	for {
+		var update *workshop.Update
 		select {
 		case <-ctx.Done():
 			return nil
@@ -146,17 +148,20 @@ func (d *Dashboard) follow(c echo.Context, show func(*workshop.Update) (string, 
 			if !ok {
 				return nil
 			}
-			html, err := show(&u)
-			if err != nil {
-				d.cfg.Log.Error("event stream", "path", c.Path(), "err", err)
-				return nil
-			}
-			if html == "" {
-				continue
-			}
-			if err := out.event(html); err != nil {
-				return nil
-			}
+			update = &u
+		case <-also:
+			update = nil
+		}
+		html, err := show(update)
+		if err != nil {
+			d.cfg.Log.Error("event stream", "path", c.Path(), "err", err)
+			return nil
+		}
+		if html == "" {
+			continue
+		}
+		if err := out.event(html); err != nil {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
@@ -170,9 +175,14 @@ func (d *Dashboard) benchStream(c echo.Context) error {
 	lot, lead := clean(c.QueryParam("lot"), maxLine), can(c, Lead)
 	w := d.langs.of(c.Request())
 	var seen benchSeen
-	return d.follow(c, func(*workshop.Update) (string, error) {
-		return seen.show(d.pages, w, benchOf(d.cfg.Registry.View(), lot, lead))
-	})
+	stopped := -1
+	return d.follow(c, func(u *workshop.Update) (string, error) {
+		was := stopped
+		if stopped = d.openStarts(); u == nil && was == stopped {
+			return "", nil // a start that goes on is none of the bench's business
+		}
+		return seen.show(d.pages, w, benchOf(d.cfg.Registry.View(), lot, lead, stopped))
+	}, d.traceWakes(c.Request().Context(), startTick))
 }
 
 // benchSeen is what one browser shows of the bench.
@@ -180,6 +190,7 @@ type benchSeen struct {
 	shape  string
 	counts string
 	left   string
+	starts string
 	cards  map[string]string
 }
 
@@ -220,9 +231,17 @@ func (s *benchSeen) show(p *pages, w *words, b Bench) (string, error) {
 	if s.left != left {
 		changed.WriteString(left)
 	}
+	starts, err := piece("starts-link", b.Stopped)
+	if err != nil {
+		return "", err
+	}
+	if s.starts != starts {
+		changed.WriteString(starts)
+	}
 	old := *s
-	s.shape, s.counts, s.left, s.cards = shape.String(), counts, left, cards
+	s.shape, s.counts, s.left, s.starts, s.cards = shape.String(), counts, left, starts, cards
 	if old.shape != s.shape || old.counts != s.counts {
+		all.WriteString(starts)
 		err := p.write(&all, w, "bench-live", b)
 		return all.String(), err
 	}

@@ -330,14 +330,14 @@ func TestBenchOrder(t *testing.T) {
 			}
 		}
 	}
-	b := benchOf(v, "", true)
+	b := benchOf(v, "", true, 0)
 	equal(numbers(b), 4, 6, 2, 5, 10, 3, 7, 11, 1, 12, 8)
 	if b.Needs != 5 || b.Work != 3 || b.Done != 2 || b.All != 11 || b.NoLot {
 		t.Errorf("counts: %+v", b)
 	}
-	equal(numbers(benchOf(v, "old", true)), 10, 9)
-	equal(numbers(benchOf(v, "none", true)))
-	if !benchOf(workshop.View{}, "", true).Fresh {
+	equal(numbers(benchOf(v, "old", true, 0)), 10, 9)
+	equal(numbers(benchOf(v, "none", true, 0)))
+	if !benchOf(workshop.View{}, "", true, 0).Fresh {
 		t.Error("an empty house doesn't say what to do")
 	}
 }

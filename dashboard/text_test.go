@@ -116,7 +116,7 @@ func TestLocalesAreComplete(t *testing.T) {
 			}
 		}
 	}
-	built := []string{"role.", "place.", "class.", "erase.level.", "erase.read.", "health.test.", "story.job.", "story.moved.", "unit.", "error.role.", "login.", "setup."}
+	built := []string{"role.", "place.", "class.", "erase.level.", "erase.read.", "health.test.", "story.job.", "story.moved.", "unit.", "error.role.", "login.", "setup.", "trace.cause.", "trace.next."}
 	for k := range english {
 		if !used[k] && !slices.ContainsFunc(built, func(p string) bool { return strings.HasPrefix(k, p) }) {
 			t.Errorf("nobody says %s", k)

@@ -201,6 +201,14 @@ func (w *words) AllDone(d time.Duration) string {
 	return w.T("bench.left", "Left", w.Left(d))
 }
 
+// Moment is Clock with seconds.
+func (w *words) Moment(t, now time.Time) string {
+	if t.Local().Format(time.DateOnly) == now.Local().Format(time.DateOnly) {
+		return t.Local().Format(time.TimeOnly)
+	}
+	return t.Local().Format(time.DateTime)
+}
+
 // Clock shows a moment: the time of day if it is today, else the date too. The
 // form is ISO 8601's everywhere: no language confuses its days and months.
 func (w *words) Clock(t, now time.Time) string {

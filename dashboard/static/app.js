@@ -27,4 +27,13 @@ window.addEventListener("pageshow", () => {
   for (const f of document.forms) delete f.dataset.sent;
 });
 
+// What somebody has unfolded stays so when its piece of a live page is replaced.
+const unfolded = new Set();
+document.addEventListener("toggle", (e) => {
+  if (e.target.id) unfolded[e.target.open ? "add" : "delete"](e.target.id);
+}, true);
+document.addEventListener("htmx:oobAfterSwap", () => {
+  for (const id of unfolded) { const el = document.getElementById(id); if (el) el.open = true; }
+});
+
 for (const b of document.querySelectorAll("[data-print]")) b.addEventListener("click", () => window.print());

@@ -38,7 +38,7 @@ func newDashboard(ctx context.Context, a *appliance.Appliance, log *slog.Logger)
 	}
 	return dashboard.New(dashboard.Config{
 		Registry: a.Registry, Users: users, Images: shelf{a.Depot}, History: history{a},
-		Papers: drawer{papers.New(evidence{a.Store}, a.Keys.Signing)}, Checkpoints: points{a},
+		Trace: a.Trace, Papers: drawer{papers.New(evidence{a.Store}, a.Keys.Signing)}, Checkpoints: points{a},
 		Sessions: a.Store.Sessions(), Code: code, Log: log,
 	})
 }
