@@ -265,7 +265,7 @@ func answer(q *dhcpv4.DHCPv4, cfg Config, t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 	}
 	r.UpdateOption(dhcpv4.OptMessageType(t))
 	r.UpdateOption(dhcpv4.OptServerIdentifier(cfg.IP.AsSlice()))
-	if id := q.Options.Get(dhcpv4.OptionClientIdentifier); id != nil {
+	if id := q.Options.Get(dhcpv4.OptionClientIdentifier); id != nil && len(id) < 256 {
 		r.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionClientIdentifier, id)) // RFC 6842
 	}
 	return r

@@ -255,7 +255,7 @@ func TestFirmwareBootsTheAgent(t *testing.T) {
 				t.Fatalf("the desk was asked %d times, want once: %+v", len(b.asked), b.asked)
 			}
 			got := b.asked[0]
-			tt.want.MAC, tt.want.UUID, tt.want.IP = pc.MAC, pc.UUID(), got.IP
+			tt.want.MAC, tt.want.UUID, tt.want.IP, tt.want.Card = pc.MAC, pc.UUID(), got.IP, got.Card
 			if got != tt.want || !got.IP.IsValid() {
 				t.Errorf("the desk was told %+v, want %+v", got, tt.want)
 			}
