@@ -57,7 +57,9 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	results.print(os.Stdout)
+	os.Exit(code)
 }
 
 func prepare() error {
@@ -135,14 +137,40 @@ func decode(frames string, m *images.Manifest) ([]byte, error) {
 // shop is one workshop of one test.
 type shop struct {
 	*testing.T
-	lab  *lab.Lab
-	app  *lab.Appliance
-	ctx  context.Context
-	data string
+	lab    *lab.Lab
+	app    *lab.Appliance
+	router *lab.Router // nil: none
+	ctx    context.Context
+	data   string
+	why    string // the first thing that went wrong
+}
+
+func (s *shop) Error(args ...any) { s.Helper(); s.wrong(fmt.Sprint(args...)); s.T.Error(args...) }
+func (s *shop) Errorf(f string, args ...any) {
+	s.Helper()
+	s.wrong(fmt.Sprintf(f, args...))
+	s.T.Errorf(f, args...)
+}
+func (s *shop) Fatal(args ...any) { s.Helper(); s.wrong(fmt.Sprint(args...)); s.T.Fatal(args...) }
+func (s *shop) Fatalf(f string, args ...any) {
+	s.Helper()
+	s.wrong(fmt.Sprintf(f, args...))
+	s.T.Fatalf(f, args...)
+}
+
+func (s *shop) wrong(what string) {
+	if s.why == "" {
+		s.why = what
+	}
 }
 
 // open starts a workshop with the appliance running and somebody logged in.
 func open(t *testing.T, args ...string) *shop {
+	return openBeside(t, func(*shop) {}, args...)
+}
+
+// openBeside does so after something else was put on the switch.
+func openBeside(t *testing.T, before func(*shop), args ...string) *shop {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	t.Cleanup(cancel)
@@ -174,6 +202,7 @@ func open(t *testing.T, args ...string) *shop {
 	for _, d := range []string{"keys", "payload", "images"} {
 		must(t, exec.Command("cp", "-a", "--reflink=auto", filepath.Join(built.data, d), s.data).Run())
 	}
+	before(s)
 	s.app, err = l.Appliance(ctx, built.refurb, s.data, append([]string{"--test-plain-rom"}, args...)...)
 	must(t, err)
 	must(t, s.app.SetUp(ctx, "lead", "a long enough password"))
@@ -224,6 +253,7 @@ func (s *shop) until(pc *lab.PC, what string, ok func(workshop.DeviceView) bool)
 	s.Helper()
 	var last workshop.DeviceView
 	for {
+		crashed := !pc.On() && pc.Crash() != ""
 		dev, seen := s.device(pc)
 		if seen && dev.Job != nil {
 			last = dev
@@ -234,7 +264,7 @@ func (s *shop) until(pc *lab.PC, what string, ok func(workshop.DeviceView) bool)
 		select {
 		case <-s.ctx.Done():
 		case <-time.After(300 * time.Millisecond):
-			if last.Job == nil || last.Job.State != workshop.JobFailed {
+			if !crashed && (last.Job == nil || last.Job.State != workshop.JobFailed) {
 				continue
 			}
 		}

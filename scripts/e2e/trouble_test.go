@@ -106,31 +106,7 @@ func TestCablePulled(t *testing.T) {
 		return d.Job.State == workshop.JobLost
 	})
 	must(s, pc.Plug())
-	s.until(pc, "its first boot", is(workshop.FirstBoot))
-	s.same(pc.Disks[0].Path)
-}
-
-// The power fails in the middle: the disk doesn't start, and the next start
-// from the network waits for a person.
-func TestPowerCut(t *testing.T) {
-	s := open(t, "--lost-after", "10s")
-	s.lot(true)
-	pc := s.pc(slow(s, 4<<20))
-	s.start(pc)
-	first := s.until(pc, "writing", func(d workshop.DeviceView) bool {
-		return d.Job.State == workshop.Imaging && d.Progress != nil && d.Progress.Done > 8<<20
-	})
-	pc.PowerOff()
-	s.unbootable(pc.Disks[0].Path)
-	s.start(pc)
-	dev := s.until(pc, "a hold", func(d workshop.DeviceView) bool {
-		return d.Job.ID != first.Job.ID && d.Job.State == workshop.Held
-	})
-	if dev.Job.Hold != workshop.HoldRestart {
-		t.Errorf("held for %q: %s", dev.Job.Hold, dev.Job.Reason)
-	}
-	must(s, s.app.Approve(s.ctx, dev, "/dev/vda", "SK0001"))
-	s.until(pc, "its first boot", is(workshop.FirstBoot))
+	s.until(pc, "a read-back that matched", is(workshop.Verified, workshop.FirstBoot))
 	s.same(pc.Disks[0].Path)
 }
 
