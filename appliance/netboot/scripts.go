@@ -69,33 +69,53 @@ func ipxeScript(base string, a Answer) (string, error) {
 	b.WriteString("#!ipxe\n")
 	if a.Local {
 		// BIOS knows its first disk by number; iPXE under UEFI has to be told a file.
+		// That of a network card from 2019 knows no disk at all, so the firmware goes
+		// on: with its own network boot, where GRUB finds the disk, or with the disk.
 		b.WriteString(`echo
 echo Starting from the disk of this PC...
-iseq ${platform} pcbios || goto efi
-sanboot --no-describe --drive 0x80 || goto nodisk
-goto nodisk
-:efi
+iseq ${platform} efi || goto bios
 sanboot --no-describe --drive 0 --filename \EFI\BOOT\BOOTX64.EFI ||
 sanboot --no-describe --drive 0 --filename \EFI\debian\shimx64.efi ||
 sanboot --no-describe --drive 0 --filename \EFI\Microsoft\Boot\bootmgfw.efi ||
-:nodisk
+echo
+echo The iPXE of this PC can not start its disk. The firmware tries by itself.
+sleep 3 ||
+exit 1
+:bios
+sanboot --no-describe --drive 0x80 ||
 `)
 		ipxeEnd(&b, noDisk, 60)
 		return b.String(), nil
 	}
-	// vga: a BIOS leaves no framebuffer behind unless the kernel asks for one.
+	// With Secure Boot on, iPXE in a network card fetches the kernel, and the
+	// firmware doesn't let it start: that takes the shim, which the firmware's own
+	// network boot asks for when iPXE gives up. vga: a BIOS leaves no framebuffer
+	// behind unless the kernel asks for one.
 	b.WriteString("set vga\niseq ${platform} pcbios && set vga vga=791 ||\n")
 	for i := 1; i <= 3; i++ {
 		fmt.Fprintf(&b, `:try%d
 imgfree
-kernel --name vmlinuz %s/boot/vmlinuz initrd=initrd %s ${vga} || goto failed%d
+imgfetch --name vmlinuz %s/boot/vmlinuz || goto failed%d
+imgselect vmlinuz || goto stopped%d
+imgargs vmlinuz initrd=initrd %s ${vga}
 initrd --name initrd %s/boot/initrd || goto failed%d
-boot || goto failed%d
+boot ||
+:stopped%d
+iseq ${platform} efi && goto refused ||
 :failed%d
 echo %s (%d of 3)...
 sleep 3
-`, i, base, args, i, base, i, i, i, tryAgain, i)
+`, i, base, i, i, args, base, i, i, i, tryAgain, i)
 	}
+	b.WriteString(`goto end
+:refused
+echo
+echo The firmware of this PC does not let iPXE start the kernel: Secure Boot is on.
+echo The firmware now tries its own network boot.
+sleep 3 ||
+exit 1
+:end
+`)
 	ipxeEnd(&b, noFiles, 30)
 	return b.String(), nil
 }
