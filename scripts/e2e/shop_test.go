@@ -248,34 +248,49 @@ func (s *shop) device(pc *lab.PC) (workshop.DeviceView, bool) {
 }
 
 // until waits for the PC's newest job to satisfy ok and gives what it was then.
-// It fails at once when a job ends that wasn't expected to.
+// It fails at once when a job ends that wasn't expected to, or QEMU itself.
 func (s *shop) until(pc *lab.PC, what string, ok func(workshop.DeviceView) bool) workshop.DeviceView {
 	s.Helper()
-	var last workshop.DeviceView
+	dev, good := s.await(pc, ok)
+	if !good {
+		s.lost(pc, what, dev)
+	}
+	return dev
+}
+
+// await is until for who can go on without it: it gives what was last known.
+func (s *shop) await(pc *lab.PC, ok func(workshop.DeviceView) bool) (last workshop.DeviceView, good bool) {
+	s.Helper()
 	for {
 		crashed := !pc.On() && pc.Crash() != ""
 		dev, seen := s.device(pc)
 		if seen && dev.Job != nil {
 			last = dev
 			if ok(dev) {
-				return dev
+				return dev, true
 			}
+		}
+		if crashed || last.Job != nil && last.Job.State == workshop.JobFailed {
+			return last, false
 		}
 		select {
 		case <-s.ctx.Done():
+			return last, false
 		case <-time.After(300 * time.Millisecond):
-			if !crashed && (last.Job == nil || last.Job.State != workshop.JobFailed) {
-				continue
-			}
 		}
-		shot := s.lab.Dir + "/" + pc.Name + ".png"
-		_ = pc.Screendump(shot)
-		state, reason := "never seen", ""
-		if last.Job != nil {
-			state, reason = string(last.Job.State), last.Job.Reason
-		}
-		s.Fatalf("%s: waited for %s; its job is %s (%s); screen: %s; QEMU: %q; serial port:\n%s", pc.Name, what, state, reason, shot, pc.Crash(), pc.Tail(2500))
 	}
+}
+
+// lost ends the test, with all that is known of the PC.
+func (s *shop) lost(pc *lab.PC, what string, last workshop.DeviceView) {
+	s.Helper()
+	shot := s.lab.Dir + "/" + pc.Name + ".png"
+	_ = pc.Screendump(shot)
+	state, reason := "never seen", ""
+	if last.Job != nil {
+		state, reason = string(last.Job.State), last.Job.Reason
+	}
+	s.Fatalf("%s: waited for %s; its job is %s (%s); screen: %s; QEMU: %q; serial port:\n%s", pc.Name, what, state, reason, shot, pc.Crash(), pc.Tail(2500))
 }
 
 func is(states ...workshop.JobState) func(workshop.DeviceView) bool {

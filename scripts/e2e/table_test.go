@@ -55,13 +55,6 @@ func (t *table) print(w io.Writer) {
 	if len(t.cells) == 0 {
 		return
 	}
-	columns := []string{}
-	for _, n := range nics {
-		columns = append(columns, "nic "+n.name)
-	}
-	for _, d := range slices.Concat(disks, refused, []string{"emmc"}) {
-		columns = append(columns, "disk "+d)
-	}
 	var reasons []result
 	number := func(r result) string {
 		i := slices.Index(reasons, r)
@@ -71,33 +64,52 @@ func (t *table) print(w io.Writer) {
 		}
 		return fmt.Sprintf("%s %d", r.state, i+1)
 	}
-	fmt.Fprintf(w, "\nThe boot matrix. Each PC netbooted, was imaged and read back, and then started its own disk through the\nnetwork; a USB stick or an SD card as the only disk was refused and not written to (ok).\n\n%-29s", "")
-	for _, c := range columns {
-		fmt.Fprintf(w, " %-14s", c)
-	}
-	fmt.Fprintln(w)
-	for _, proxy := range []bool{false, true} {
-		for _, fw := range lab.Firmwares {
-			r := row{fw, proxy}
-			if t.cells[r] == nil {
-				continue
-			}
-			fmt.Fprintf(w, "%-29s", r)
-			for _, c := range columns {
-				text := "-"
-				if got, ok := t.cells[r][c]; ok {
-					text = got.state
-					if got.why != "" {
-						text = number(got)
-					}
+	fmt.Fprint(w, `
+The boot matrix. Each PC netbooted, was imaged and read back, and then started its own disk, again by way of
+the network. A USB stick or an SD card as the only disk: ok means refused, and not a byte written.
+`)
+	for _, kind := range []struct {
+		name, title string
+		columns     []string
+	}{
+		{"nic", "network card", names()},
+		{"disk", "disk", slices.Concat(disks, refused, []string{"emmc"})},
+	} {
+		fmt.Fprintf(w, "\n%-32s", kind.title)
+		for _, c := range kind.columns {
+			fmt.Fprintf(w, " %-13s", c)
+		}
+		fmt.Fprintln(w)
+		for _, proxy := range []bool{false, true} {
+			for _, fw := range lab.Firmwares {
+				r := row{fw, proxy}
+				if t.cells[r] == nil {
+					continue
 				}
-				fmt.Fprintf(w, " %-14s", text)
+				fmt.Fprintf(w, "%-32s", r)
+				for _, c := range kind.columns {
+					text := "-"
+					if got, ok := t.cells[r][kind.name+" "+c]; ok {
+						text = got.state
+						if got.why != "" {
+							text = number(got)
+						}
+					}
+					fmt.Fprintf(w, " %-13s", text)
+				}
+				fmt.Fprintln(w)
 			}
-			fmt.Fprintln(w)
 		}
 	}
 	for i, r := range reasons {
 		fmt.Fprintf(w, "\n%d  %s: %s", i+1, r.state, r.why)
 	}
 	fmt.Fprint(w, "\n\nThere is no row for Secure Boot on 32-bit UEFI: nobody signs a shim for it.\n\n")
+}
+
+func names() (list []string) {
+	for _, n := range nics {
+		list = append(list, n.name)
+	}
+	return list
 }
