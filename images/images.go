@@ -29,6 +29,10 @@ const (
 	Head        = 1 << 20  // raw bytes at the start that go to the disk last
 )
 
+// StickType is the type of the GPT partition that marks a USB stick which PCs are
+// started from. A disk that has one is a tool and is never written to.
+const StickType = "530BC661-C4CA-46B6-9447-587B71F31277"
+
 // Hash is BLAKE3-256.
 type Hash [32]byte
 

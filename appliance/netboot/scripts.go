@@ -37,9 +37,10 @@ var (
 	}
 )
 
-// kernelArgs checks the desk's arguments: they become part of a script, where
-// a space, a quote or a dollar would mean something.
-func kernelArgs(a Answer) (string, error) {
+// KernelArgs is the kernel's command line for an answer. It checks the desk's
+// arguments: they become part of a script, where a space, a quote or a dollar
+// would mean something.
+func KernelArgs(a Answer) (string, error) {
 	args := baseArgs
 	for _, s := range a.Args {
 		if s == "" || len(s) > 512 {
@@ -61,7 +62,7 @@ func kernelArgs(a Answer) (string, error) {
 
 // ipxeScript is what iPXE runs. base is the URL before "/boot/…".
 func ipxeScript(base string, a Answer) (string, error) {
-	args, err := kernelArgs(a)
+	args, err := KernelArgs(a)
 	if err != nil {
 		return "", err
 	}
@@ -170,7 +171,7 @@ done
 
 // grubConfig is what GRUB runs for one PC.
 func grubConfig(host string, a Answer) (string, error) {
-	args, err := kernelArgs(a)
+	args, err := KernelArgs(a)
 	if err != nil {
 		return "", err
 	}

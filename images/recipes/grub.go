@@ -19,7 +19,7 @@ var grubTool = []string{"grub-common", "grub-pc-bin", "libc6", "liblzma5", "libd
 
 // grubModules are all that the BIOS core can do; it loads none from the disk.
 var grubModules = []string{
-	"biosdisk", "part_gpt", "fat", "ext2", "configfile", "linux", "normal", "echo", "test", "ls", "minicmd", "reboot", "halt",
+	"biosdisk", "part_gpt", "fat", "ext2", "configfile", "linux", "normal", "echo", "test", "ls", "minicmd", "reboot", "halt", "sleep",
 	"serial", "terminal", "search", "search_fs_file", "search_label", "search_fs_uuid", "all_video", "gfxterm", "gzio",
 }
 

@@ -16,6 +16,7 @@ import (
 type payloadCmd struct {
 	Build payloadBuildCmd `cmd:"" help:"Fetch and build the boot files; quick when nothing changed."`
 	Show  payloadShowCmd  `cmd:"" help:"Which file of which package is served."`
+	USB   payloadUSBCmd   `cmd:"" name:"usb" help:"Write the image of a USB stick for PCs that can't start from the network."`
 }
 
 type payloadBuildCmd struct {
