@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,7 +26,8 @@ import (
 
 // Config comes from the boot files and the kernel's command line.
 type Config struct {
-	URL, Token string            // of the appliance, for this boot
+	URL, Token string            // of the appliance, for this boot; without a token it is looked for
+	Stick      string            // GUID of the USB stick that the PC started from; empty: the network
 	Pin        [32]byte          // SHA-256 of the appliance's SPKI
 	Key        ed25519.PublicKey // signs image manifests
 	Version    string
@@ -67,8 +69,25 @@ func Run(ctx context.Context, cfg Config) (wire.Outcome, error) {
 		found.Gaps = later.Gaps
 	}
 
+	if cfg.Token == "" {
+		local, err := a.join(ctx, lease)
+		if err != nil {
+			return wire.Outcome{}, err
+		}
+		if local {
+			a.show(screen.View{Kind: screen.Done, Title: "Nothing to do", Detail: "starting from its own disk", Percent: -1,
+				Lines: []string{"this PC was started from a stick, and the appliance wants nothing of it"}})
+			pause(ctx, a.farewell)
+			a.leave(ctx)
+			return wire.Outcome{}, nil
+		}
+	}
 	a.show(screen.View{Kind: screen.Working, Title: "Looking at this PC", Percent: -1})
-	return a.work(ctx, a.examine(ctx, found))
+	out, err := a.work(ctx, a.examine(ctx, found))
+	if err == nil {
+		a.leave(ctx)
+	}
+	return out, err
 }
 
 type agent struct {
@@ -128,7 +147,12 @@ func (a *agent) examine(ctx context.Context, found drivers.Result) wire.Report {
 		looks.Go(func() { d.Class, d.Found = disk.Inspect(ctx, d.DiskID, a.cfg.Key) })
 	}
 	looks.Wait()
-	r.Agent = a.cfg.Version
+	for i := range r.Disks {
+		if d := &r.Disks[i]; slices.Contains(d.Found, disk.StickMark) {
+			d.InUse = "as a Refurb stick" // never written, however it is plugged in
+		}
+	}
+	r.Agent, r.Stick = a.cfg.Version, a.cfg.Stick
 	r.Gaps = append(r.Gaps, found.Gaps...)
 	for _, f := range found.Failed {
 		r.Problems = append(r.Problems, text("driver "+f.Module+": "+f.Reason))

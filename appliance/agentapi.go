@@ -34,6 +34,7 @@ const (
 // told of the ends of PCs' starts; it must not block.
 func RegisterAgentAPI(e *echo.Echo, r *workshop.Registry, s *Sharing, tell func(trace.Sighting), log *slog.Logger) {
 	a := &agentAPI{registry: r, sharing: s, tell: tell, log: log, guesses: map[string]*guesses{}}
+	e.POST(wire.PathBoot, a.boot)
 	e.POST(wire.PathReport, a.with(true, a.report))
 	e.GET(wire.PathPlan, a.with(true, a.plan))
 	e.POST(wire.PathProgress, a.with(true, a.progress))
@@ -91,6 +92,35 @@ func (a *agentAPI) with(versioned bool, call func(echo.Context, string) error) e
 		}
 		return a.answer(c, err)
 	}
+}
+
+// boot is for PCs that came from a stick and have no token yet. It gives them what
+// a boot script would: whoever asks, and no more.
+func (a *agentAPI) boot(c echo.Context) error {
+	if v := c.Request().Header.Get(wireHeader); v != strconv.Itoa(wire.Version) {
+		return refuse(c, http.StatusUpgradeRequired, "This stick speaks version “"+workshop.Text(v)+"” of the agents' language, this appliance version "+strconv.Itoa(wire.Version),
+			"Make a new stick: refurb payload usb")
+	}
+	var ask wire.BootAsk
+	err := read(c, wire.MaxMessage, &ask)
+	if err != nil {
+		return a.answer(c, err)
+	}
+	seen := trace.Sighting{Time: time.Now(), What: trace.Stick, Arch: -1, MAC: strings.ToLower(ask.MAC), UUID: ask.UUID, IP: from(c), Boots: "agent"}
+	answer, err := a.registry.StickBoot(c.Request().Context(), ask)
+	if err != nil {
+		if ref := new(workshop.Refusal); errors.As(err, &ref) && ref.Kind != workshop.Invalid {
+			seen.What, seen.Err = trace.Refused, ref.Message
+			a.tell(seen)
+		}
+		return a.answer(c, err)
+	}
+	if answer.Local {
+		seen.Boots = "disk"
+	}
+	a.tell(seen)
+	a.log.Info("a PC started from a stick", "mac", workshop.Text(ask.MAC), "from", c.Request().RemoteAddr, "local", answer.Local)
+	return c.JSON(http.StatusOK, answer)
 }
 
 // barred counts a wrong token if guess is set, and reports whether an address

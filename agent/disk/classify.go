@@ -114,6 +114,9 @@ func Classify(r io.ReaderAt, size int64, facts Facts) (wire.Class, []string) {
 		look(at, read(at, sample))
 	}
 
+	if _, ok := stickIn(read(0, stickHead)); ok {
+		found[StickMark] = true
+	}
 	failed := failures > 0
 	ours := !failed && slices.ContainsFunc(esps[:min(len(esps), maxESPs)], func(p span) bool { return bornHere(r, p, facts) })
 

@@ -145,6 +145,10 @@ func Check(r io.ReaderAt, facts Facts, plan wire.DiskID, approved []wire.Class) 
 	if id.LogicalBlock < 512 || id.LogicalBlock > align || align%id.LogicalBlock != 0 {
 		return refuse("try another disk", "%s has blocks of %d bytes", plan.Path, id.LogicalBlock)
 	}
+	if _, ok := StickID(r); ok {
+		return refuse("put the PC's own disk in; if this is it, and a stick's image came onto it by mistake, overwrite its first MiB elsewhere",
+			"%s is a stick that PCs are started from", plan.Path)
+	}
 	if class, found := Classify(r, id.Bytes, facts); !slices.Contains(approved, class) {
 		return refuse("a coordinator must look at this disk and approve it again",
 			"%s was approved as %v, but holds %q now%s", plan.Path, approved, class, list(found))

@@ -102,6 +102,22 @@ func BootEntry(vars efivarfs.EFIVar, at Partition, file string) (string, error) 
 	return fmt.Sprintf("boot entry %04X first", number), nil
 }
 
+// Next makes the firmware start our entry once, at its next start, whatever comes
+// first in its order.
+func Next(vars efivarfs.EFIVar) (string, error) {
+	number, old, err := findEntry(vars)
+	if err == nil && old == nil {
+		err = errors.New("the firmware has no entry of ours")
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := setVariable(vars, "BootNext", le.AppendUint16(nil, number)); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("boot entry %04X next", number), nil
+}
+
 // putFirst moves number to the front of a BootOrder, which is a list of 16 bit
 // numbers; an odd last byte is dropped.
 func putFirst(order []byte, number uint16) []byte {

@@ -40,6 +40,12 @@ func readSMBIOS(t tree) (firmwareTables, []string) {
 	return f, nil
 }
 
+// UUID is the PC's own, as its firmware says it; "" when it says none.
+func UUID(root string) string {
+	f, _ := readSMBIOS(tree(root)) // what went wrong, the report says
+	return f.identity.UUID
+}
+
 // parseSMBIOS takes the table structure by structure, so that a broken one costs
 // itself and what follows, not the PC's identity, which stands in front. What was
 // read comes back also with an error.

@@ -17,11 +17,14 @@ import "time"
 //	1  report, plan, progress, event, first-boot check-in
 //	2  share: PCs pass frames on to each other, and resume from claimed ones
 //	3  erasure, health of disks, birth record; classes ours, encrypted and locked
-const Version = 3
+//	4  boot: an agent that came from a stick asks what a boot script would say; Report.Stick
+const Version = 4
 
-// Paths of the agent API (TLS). All but PathCheckin want "Authorization:
-// Bearer <boot token>"; PathCheckin wants the job's check-in token.
+// Paths of the agent API (TLS). All but PathBoot and PathCheckin want
+// "Authorization: Bearer <boot token>"; PathCheckin wants the job's check-in
+// token, PathBoot none.
 const (
+	PathBoot     = "/v1/boot"     // POST BootAsk → BootAnswer
 	PathReport   = "/v1/report"   // POST Report  → Plan
 	PathPlan     = "/v1/plan"     // GET ?have=<Plan.Serial>&wait=<seconds> → Plan, long-polled
 	PathProgress = "/v1/progress" // POST Progress → ProgressReply
@@ -54,12 +57,28 @@ func (e *Error) Error() string {
 	return e.Message + " (" + e.Next + ")"
 }
 
+// BootAsk is what a PC says that was started from a stick: what it would have said
+// when it fetched a boot script.
+type BootAsk struct {
+	MAC  string `json:"mac"`                   // of the card that it asks with
+	UUID string `json:"smbios_uuid,omitempty"` // lower case, with dashes
+	Key  string `json:"key"`                   // base64 of the key for images that the stick carries
+}
+
+// BootAnswer is what a boot script would say: a token for this start, or that
+// there is nothing to do here.
+type BootAnswer struct {
+	Local bool   `json:"local"`
+	Token string `json:"token,omitempty"`
+}
+
 // Report is what one PC says of itself: once per boot, and again when its disks
 // have changed while it waits. A pointer that is nil and a string that is empty
 // mean "not known", never zero.
 type Report struct {
-	BootID   string    `json:"boot_id"` // /proc/sys/kernel/random/boot_id
-	Agent    string    `json:"agent"`   // version of the agent
+	BootID   string    `json:"boot_id"`         // /proc/sys/kernel/random/boot_id
+	Stick    string    `json:"stick,omitempty"` // GUID of the USB stick that it was started from; empty: the network
+	Agent    string    `json:"agent"`           // version of the agent
 	Kernel   string    `json:"kernel"`
 	Clock    time.Time `json:"clock"` // the PC's own clock: evidence only
 	Identity Identity  `json:"identity"`

@@ -96,6 +96,9 @@ func Decide(p Packet, cfg Config, v View) (*dhcpv4.DHCPv4, Decision) {
 		d.Err = "an Apple computer looks for Apple's NetBoot, which is not served: start it from a memory stick"
 		return nil, d
 	}
+	if cfg.AgentsPort != 0 && p.ClassIdentifier() == agentClass && p.MessageType() == dhcpv4.MessageTypeInform && p.Port == dhcpPort {
+		return tellAgent(p, cfg, d)
+	}
 	class := classOf(p.DHCPv4)
 	if p.Port == proxyPort {
 		return proxy4011(p, cfg, v, class, d)

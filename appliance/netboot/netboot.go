@@ -49,6 +49,10 @@ type Config struct {
 	Files     fs.FS         // boot files by flat name: vmlinuz, initrd, shimx64.efi, grubx64.efi, undionly.kpxe, grubia32.efi…
 	LeaseFile string        // JSON; written before an address is acknowledged
 
+	// AgentsPort is the agents' API's; agents that come from a stick are told of it.
+	// 0: they aren't.
+	AgentsPort int
+
 	// RouterAdvert answers IPv6 router solicitations with an empty
 	// advertisement, so that iPXE doesn't wait for a router that isn't there.
 	// Only while in Full mode: in another's network it is not ours to speak.
@@ -100,7 +104,7 @@ type Sighting struct {
 	MAC    string // empty when a file was fetched from an address that we don't know
 	UUID   string
 	IP     string
-	What   string // "discover", "offer", "request", "ack", "nak", "decline", "release", "inform", "malformed", "begin", "tftp", "http", "script"
+	What   string // "discover", "offer", "request", "ack", "nak", "decline", "release", "inform", "malformed", "begin", "tftp", "http", "script", "mdns"
 	Detail string
 	Arch   uint16 // NoArch when unknown
 	Bytes  int64  // sent
@@ -211,6 +215,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("the address %v was given by another DHCP server: addresses of its network are not ours to give out", c.IP)
 	case c.HTTPPort < 1 || c.HTTPPort > 65535:
 		return fmt.Errorf("HTTP port %d: a port is a number from 1 to 65535", c.HTTPPort)
+	case c.AgentsPort < 0 || c.AgentsPort > 65535:
+		return fmt.Errorf("agents' port %d: a port is a number from 1 to 65535", c.AgentsPort)
 	case c.Files == nil || c.Desk == nil:
 		return errors.New("no boot files or no desk given")
 	case c.Mode != Full && c.Mode != Proxy && c.Mode != Auto:

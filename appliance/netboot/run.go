@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 
+	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sync/errgroup"
 )
@@ -13,6 +14,7 @@ import (
 type sockets struct {
 	dhcp, proxy, tftp *net.UDPConn
 	ra                *ipv6.PacketConn // nil when not wanted or not possible
+	mdns              *ipv4.PacketConn // likewise
 }
 
 // Run serves DHCP, TFTP and, when asked for, router advertisements until ctx
@@ -57,6 +59,12 @@ func (s *Server) openSockets(ctx context.Context) (_ *sockets, err error) {
 			o.ra, err = nil, nil
 		}
 	}
+	if s.cfg.AgentsPort != 0 {
+		if o.mdns, err = s.listenMDNS(ctx, ifi); err != nil {
+			s.log.Warn("no multicast DNS: PCs that start from a stick find this appliance by DHCP alone", "err", err)
+			o.mdns, err = nil, nil
+		}
+	}
 	return o, nil
 }
 
@@ -68,6 +76,9 @@ func (o *sockets) close() {
 	}
 	if o.ra != nil {
 		o.ra.Close()
+	}
+	if o.mdns != nil {
+		o.mdns.Close()
 	}
 }
 
@@ -86,6 +97,14 @@ func (s *Server) serve(ctx context.Context, o *sockets) error {
 			// PCs boot without it, only later.
 			if err := s.serveRA(run, o.ra, s.cfg.Interface); run.Err() == nil {
 				s.log.Warn("router advertisements ended", "err", err)
+			}
+			return nil
+		})
+	}
+	if o.mdns != nil {
+		g.Go(func() error {
+			if err := s.serveMDNS(run, o.mdns); run.Err() == nil {
+				s.log.Warn("multicast DNS ended: PCs that start from a stick find this appliance by DHCP alone", "err", err)
 			}
 			return nil
 		})

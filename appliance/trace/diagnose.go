@@ -494,6 +494,11 @@ func (l *Line) Text() string {
 		add("TFTP " + cmp.Or(l.Detail, l.File))
 	case "http":
 		add("HTTP " + cmp.Or(l.Detail, l.File))
+	case Stick:
+		add("started from a stick")
+		if l.Boots == bootsDisk {
+			add("and sent to its own disk")
+		}
 	case Hello:
 		add("hello")
 		if l.Number > 0 {

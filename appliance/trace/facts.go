@@ -126,6 +126,8 @@ func read(s *Start, now time.Time) *facts {
 			if !l.Probe {
 				f.script, f.boots, f.scriptErr = l.End(), l.Boots, l.Err
 			}
+		case Stick:
+			f.plainOnly = false
 		case Hello:
 			f.hello, f.plainOnly = l, false
 		case Refused:

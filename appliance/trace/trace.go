@@ -65,6 +65,7 @@ type LinkTimes struct {
 
 // Kinds of Sighting that the boot chain doesn't have.
 const (
+	Stick     = "stick"     // an agent that came from a stick asked what to do
 	Hello     = "hello"     // an agent's first report was taken
 	Refused   = "refused"   // an agent was turned away
 	FirstBoot = "firstboot" // the installed system has started from the PC's own disk

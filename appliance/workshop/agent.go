@@ -80,12 +80,16 @@ func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (w
 		if macs := permanentMACs(&rep); len(macs) > 0 {
 			dev.MACs = macs
 		}
-		d.event(Event{Device: dev.ID, Kind: "report", Actor: "agent", Evidence: evidence, Params: map[string]string{
+		params := map[string]string{
 			"boot": rep.BootID, "agent": rep.Agent, "kernel": rep.Kernel, "mac": b.MAC,
 			"manufacturer": rep.Identity.Manufacturer, "model": rep.Identity.Model,
 			"serial": rep.Identity.SystemSerial, "uuid": rep.Identity.UUID,
 			"disks": strconv.Itoa(len(rep.Disks)),
-		}})
+		}
+		if rep.Stick != "" {
+			params["stick"] = rep.Stick
+		}
+		d.event(Event{Device: dev.ID, Kind: "report", Actor: "agent", Evidence: evidence, Params: params})
 		if err := r.reported(d, dev, b); err != nil {
 			return err
 		}

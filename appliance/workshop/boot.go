@@ -2,6 +2,7 @@ package workshop
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,6 +11,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"refurb/agent/wire"
 )
 
 func hashToken(token string) string {
@@ -57,6 +60,17 @@ func (r *Registry) Boot(ctx context.Context, mac, uuid string) (local bool, toke
 		return false, "", err
 	}
 	return local, token, nil
+}
+
+// StickBoot answers a PC that was started from a stick as Boot does. A stick with
+// an older key for images would only fail later, and less plainly.
+func (r *Registry) StickBoot(ctx context.Context, ask wire.BootAsk) (wire.BootAnswer, error) {
+	if key := r.cfg.Key; key != nil && ask.Key != base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey)) {
+		return wire.BootAnswer{}, &Refusal{Kind: Conflict, Message: "This stick carries another key for images than this appliance signs with",
+			Next: "Make a new stick: refurb payload usb"}
+	}
+	local, token, err := r.Boot(ctx, ask.MAC, ask.UUID)
+	return wire.BootAnswer{Local: local, Token: token}, err
 }
 
 // recognise finds the device that starts, or nil if in doubt: then the agent

@@ -15,7 +15,8 @@ import (
 )
 
 // configure reads what the appliance gave this boot: address and token from the
-// kernel's command line, keys from the boot files.
+// kernel's command line, keys from the boot files. A stick's command line knows no
+// token, and an address only if an operator has fixed one.
 func configure(cmdline, file string) (agent.Config, error) {
 	var cfg agent.Config
 	line, err := os.ReadFile(cmdline)
@@ -23,11 +24,14 @@ func configure(cmdline, file string) (agent.Config, error) {
 		return cfg, broken("the kernel's command line can't be read: %v", err)
 	}
 	args := parseArgs(string(line))
-	cfg.URL, cfg.Token = args["refurb.url"], args["refurb.token"]
-	if u, err := url.Parse(cfg.URL); err != nil || u.Scheme != "https" || u.Host == "" {
+	cfg.URL, cfg.Token, cfg.Stick = args["refurb.url"], args["refurb.token"], args["refurb.stick"]
+	find := has(args, "refurb.find") && cfg.Token == ""
+	if find && cfg.URL == "" {
+		// The network is asked.
+	} else if u, err := url.Parse(cfg.URL); err != nil || u.Scheme != "https" || u.Host == "" {
 		return cfg, broken("the boot script gave no address of the appliance: refurb.url is %.60q", cfg.URL)
 	}
-	if cfg.Token == "" {
+	if cfg.Token == "" && !find {
 		return cfg, broken("the boot script gave no token: refurb.token is missing")
 	}
 	if cfg.MAC = link.ParseMAC(args["refurb.mac"]); cfg.MAC == nil {

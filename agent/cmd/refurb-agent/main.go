@@ -52,7 +52,7 @@ func run(ctx context.Context) {
 	}
 	log.Error("the agent gave up", "err", err)
 	v := screen.View{Kind: screen.Failed, Title: "Failed", Detail: err.Error(), Percent: -1,
-		Next: "start this PC again from the network"}
+		Next: "start this PC again from the network or from the stick"}
 	if e, ok := errors.AsType[*wire.Error](err); ok {
 		v.Detail, v.Next = e.Message, e.Next
 	}
