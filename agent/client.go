@@ -207,7 +207,9 @@ func (c *client) call(ctx context.Context, method, path string, body []byte, int
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Authorization", "Bearer "+c.token)
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
 	req.Header.Set("Refurb-Wire", strconv.Itoa(wire.Version))
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")

@@ -90,6 +90,7 @@ type searching struct {
 	url     string // whose answer it is
 }
 
+// round asks once. It is true when somebody has answered whom this PC believes.
 func (s *searching) round(ctx context.Context, search func(context.Context, func(link.Found)) error) bool {
 	s.tried, s.foreign, s.dead, s.refused = nil, nil, nil, nil
 	round, stop := context.WithCancel(ctx)
@@ -97,7 +98,12 @@ func (s *searching) round(ctx context.Context, search func(context.Context, func
 	asking, cancel := context.WithTimeout(round, searchTime)
 	defer cancel()
 	var tries sync.WaitGroup
+	known := map[string]bool{}
 	try := func(f link.Found) { // all at once: those that stall don't hold the right one up
+		if known[f.URL] {
+			return
+		}
+		known[f.URL] = true
 		s.trying(f)
 		tries.Go(func() {
 			if s.try(round, f) {

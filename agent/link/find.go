@@ -37,18 +37,20 @@ type Found struct {
 }
 
 // Find asks the network for the appliance, by DHCP and by multicast DNS at once,
-// until ctx ends. tell gets each address once, from one goroutine at a time.
+// until ctx ends. tell gets each answer once, from one goroutine at a time; two ways
+// may give the same address.
 func (l *Lease) Find(ctx context.Context, tell func(Found)) error {
 	var mu sync.Mutex
-	seen := map[string]bool{}
+	seen := map[Found]bool{}
 	found := func(u, by string) {
 		mu.Lock()
 		defer mu.Unlock()
-		if u = CleanURL(u); u == "" || seen[u] || len(seen) >= maxFound || ctx.Err() != nil {
+		f := Found{cleanURL(u), by}
+		if f.URL == "" || seen[f] || len(seen) >= maxFound || ctx.Err() != nil {
 			return
 		}
-		seen[u] = true
-		tell(Found{u, by})
+		seen[f] = true
+		tell(f)
 	}
 	var ways sync.WaitGroup
 	var byDHCP, byDNS error
@@ -61,9 +63,9 @@ func (l *Lease) Find(ctx context.Context, tell func(Found)) error {
 	return nil
 }
 
-// CleanURL is the form of an appliance's address, or "" if s is none: https, an
+// cleanURL is the form of an appliance's address, or "" if s is none: https, an
 // IPv4 address by number, a port.
-func CleanURL(s string) string {
+func cleanURL(s string) string {
 	u, err := url.Parse(s)
 	if err != nil || len(s) > 128 || u.Scheme != "https" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
 		return ""

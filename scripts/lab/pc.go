@@ -46,6 +46,8 @@ type Disk struct {
 	Bytes  int64
 	Serial string
 	Block  int    // logical and physical block size; 0: 512
+	First  bool   // the PC starts from it, as if it was chosen in the boot menu
+	Fixed  bool   // a USB stick that says it is no removable disk, as some do
 	Node   string // replaces "driver=raw,file.driver=file,file.filename=PATH,…" when set
 }
 
@@ -56,6 +58,7 @@ type Config struct {
 	MAC      string // made when empty
 	NIC      string // QEMU device: virtio-net-pci when empty, e1000, e1000e, rtl8139, usb-net
 	ROM      bool   // under UEFI, too, the card keeps QEMU's ROM, which is iPXE
+	NoBoot   bool   // its card can't start the PC
 	MiB      int    // memory; 1024 when 0
 	Disks    []Disk
 	Args     []string // more of QEMU's
@@ -160,10 +163,13 @@ func (pc *PC) args() []string {
 		"-device", "virtio-rng-pci",
 		"-device", "qemu-xhci,id=xhci",
 	}
-	nic := fmt.Sprintf("%s,netdev=n0,mac=%s,bootindex=1", pc.NIC, pc.MAC)
+	nic := fmt.Sprintf("%s,netdev=n0,mac=%s", pc.NIC, pc.MAC)
+	if !pc.NoBoot {
+		nic += ",bootindex=1"
+	}
 	if pc.NIC == usbNIC {
 		nic += ",bus=xhci.0"
-	} else if pc.Firmware != BIOS && !pc.ROM {
+	} else if pc.NoBoot || pc.Firmware != BIOS && !pc.ROM {
 		// Without QEMU's own ROM, which is iPXE, the firmware's network stack runs.
 		nic += ",romfile="
 	}
@@ -194,7 +200,11 @@ func (pc *PC) args() []string {
 			node = "driver=raw,cache.direct=off,cache.no-flush=on,discard=unmap,file.driver=file,file.filename=" + d.Path
 		}
 		id := fmt.Sprintf("d%d", i)
-		dev := fmt.Sprintf("id=dev%d,drive=%s,serial=%s,bootindex=%d", i, id, d.Serial, 2+i)
+		index := 2 + i
+		if d.First {
+			index = 0
+		}
+		dev := fmt.Sprintf("id=dev%d,drive=%s,serial=%s,bootindex=%d", i, id, d.Serial, index)
 		if d.Block != 0 {
 			dev += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Block, d.Block)
 		}
@@ -209,7 +219,11 @@ func (pc *PC) args() []string {
 		case "scsi":
 			a = append(a, "-device", fmt.Sprintf("virtio-scsi-pci,id=scsi%d", i), "-device", fmt.Sprintf("scsi-hd,bus=scsi%d.0,", i)+dev)
 		case "usb":
-			a = append(a, "-device", "usb-storage,bus=xhci.0,removable=on,"+dev)
+			removable := "on"
+			if d.Fixed {
+				removable = "off"
+			}
+			a = append(a, "-device", "usb-storage,bus=xhci.0,removable="+removable+","+dev)
 		case "sd":
 			a = append(a, "-device", "sdhci-pci", "-device", fmt.Sprintf("sd-card,id=dev%d,drive=%s", i, id))
 		}

@@ -55,3 +55,36 @@ func TestConfigure(t *testing.T) {
 		})
 	}
 }
+
+// A stick's command line has no token; the address may be there or not.
+func TestConfigureFromAStick(t *testing.T) {
+	b64 := func(b byte) string { return base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, 32)) }
+	dir := t.TempDir()
+	file := filepath.Join(dir, "agent.json")
+	if err := os.WriteFile(file, fmt.Appendf(nil, `{"pin": %q, "key": %q}`, b64(1), b64(2)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const stick = " refurb.stick=8BB66F21-DD66-81C9-8209-3A24D18EDC40"
+	for _, c := range []struct{ line, url, want string }{
+		{"quiet refurb.find=1" + stick, "", ""},
+		{"refurb.find=1 refurb.url=https://10.77.0.1:8443" + stick, "https://10.77.0.1:8443", ""},
+		{"refurb.find=1 refurb.url=http://10.77.0.1:8443" + stick, "", "refurb.url"},
+		{"quiet" + stick, "", "refurb.url"},
+		{"refurb.url=https://10.77.0.1:8443" + stick, "", "refurb.token"},
+	} {
+		line := filepath.Join(dir, "cmdline")
+		if err := os.WriteFile(line, []byte(c.line), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := configure(line, file)
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%q: %v, want %q", c.line, err, c.want)
+			}
+			continue
+		}
+		if err != nil || cfg.URL != c.url || cfg.Token != "" || cfg.Stick != "8BB66F21-DD66-81C9-8209-3A24D18EDC40" {
+			t.Errorf("%q: %+v, %v", c.line, cfg, err)
+		}
+	}
+}
