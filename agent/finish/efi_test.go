@@ -153,13 +153,13 @@ func TestStartable(t *testing.T) {
 }
 
 func TestNext(t *testing.T) {
-	ours := loadOption(Description, esp, bootFile)
+	ours := loadOption(Description, efiPart, bootFile)
 	n := &nvram{vars: map[string][]byte{"Boot0007": ours, "BootOrder": {0, 0, 7, 0}}}
 	if did, err := Next(n); err != nil || did != "boot entry 0007 next" || !bytes.Equal(n.vars["BootNext"], []byte{7, 0}) || !slices.Equal(n.writes, []string{"BootNext"}) {
 		t.Errorf("%q, %v; wrote %v", did, err, n.writes)
 	}
 	for _, n := range []*nvram{
-		{vars: map[string][]byte{"Boot0000": loadOption("Windows Boot Manager", esp, bootFile)}}, // not ours to start
+		{vars: map[string][]byte{"Boot0000": loadOption("Windows Boot Manager", efiPart, bootFile)}}, // not ours to start
 		{vars: map[string][]byte{"Boot0007": ours}, refuse: "BootNext"},
 		{vars: map[string][]byte{"Boot0007": ours}, forget: "BootNext"},
 	} {
