@@ -67,7 +67,7 @@ func TestStickOtherFirmware(t *testing.T) {
 	if !*full {
 		t.Skip("with -full")
 	}
-	for _, fw := range []lab.Firmware{lab.UEFI, lab.SecureBoot} {
+	for _, fw := range []lab.Firmware{lab.UEFI, lab.SecureBoot, lab.IA32} {
 		t.Run(string(fw), func(t *testing.T) { fromStick(t, fw) })
 	}
 }
