@@ -153,7 +153,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 		Interface: cfg.Interface, IP: addr.Addr(), Net: addr.Masked(),
 		Mode: modes[cfg.DHCP], Found: at.found, Asked: at.asked, Lent: at.lent,
 		PoolFrom: a.net.from, PoolTo: a.net.to, Lease: 2 * time.Hour, Router: a.net.router, DNS: a.net.dns,
-		HTTPPort: cfg.HTTP, AgentsPort: cfg.Agents, Files: os.DirFS(filepath.Join(a.files.Dir, "boot")),
+		HTTPPort: cfg.HTTP, AgentsPort: cfg.Agents, Files: a.files.FS(),
 		LeaseFile:    filepath.Join(cfg.Data, "leases.json"),
 		RouterAdvert: true, Changed: func(st netboot.Status) { a.Trace.SetMode(st.Mode.String()) },
 		Log: a.log, Desk: desk{a},

@@ -16,23 +16,29 @@ import (
 
 // checkFile compares a file's size and SHA-256.
 func checkFile(name string, size int64, sum string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
+	n, got, err := sumFile(name)
 	if err != nil {
 		return err
 	}
 	if n != size {
 		return fmt.Errorf("%s has %d bytes, expected %d", filepath.Base(name), n, size)
 	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
+	if got != sum {
 		return fmt.Errorf("%s has the SHA-256 %s, expected %s", filepath.Base(name), got, sum)
 	}
 	return nil
+}
+
+// sumFile reads a file through.
+func sumFile(name string) (size int64, sum string, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return 0, "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err = io.Copy(h, f)
+	return size, hex.EncodeToString(h.Sum(nil)), err
 }
 
 // writeFile replaces a file at once: other readers see the old or the new one.

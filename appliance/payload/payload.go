@@ -33,6 +33,10 @@
 //	undionly.kpxe      iPXE for BIOS, over the adapter's own ROM
 //	snponly.efi        iPXE for UEFI, over the firmware's own driver
 //
+// Boot files of your own go into the folder extra/ beside boot/, without
+// folders: they are served like these, never in place of one of these, and
+// "refurb payload show" lists them.
+//
 // payload.json beside boot/ says of each file where it came from, its size and
 // its SHA-256. Open checks them all.
 package payload
@@ -44,7 +48,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 )
@@ -182,9 +185,6 @@ func (p *Payload) File(name string) (File, bool) {
 	}
 	return File{}, false
 }
-
-// FS holds the boot files by their flat names.
-func (p *Payload) FS() fs.FS { return os.DirFS(filepath.Join(p.Dir, "boot")) }
 
 // Digest is one SHA-256, in hex, over names, sizes and hashes of all files: two
 // payloads with the same digest boot the same bytes.

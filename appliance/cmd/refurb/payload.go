@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -57,5 +58,15 @@ func (c *payloadShowCmd) Run() error {
 	for _, f := range p.Files {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", f.Name, size(f.Bytes), f.Package, f.Version, f.SHA256)
 	}
-	return w.Flush()
+	extra, refused, err := p.Extra()
+	for _, f := range extra {
+		fmt.Fprintf(w, "%s\t%s\t%s\t\t%s\n", f.Name, size(f.Bytes), f.Package, f.SHA256)
+	}
+	if err := errors.Join(err, w.Flush()); err != nil {
+		return err
+	}
+	for _, why := range refused {
+		fmt.Println("not served, extra file", why)
+	}
+	return nil
 }
