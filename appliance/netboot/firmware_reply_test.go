@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"testing/fstest"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 )
@@ -70,5 +72,35 @@ func TestRepliesFit(t *testing.T) {
 		if classOf(request(t, dhcpv4.MessageTypeDiscover, tt.mods...).DHCPv4) != "" && (r.BootFileName != "undionly.kpxe" || d.File != "undionly.kpxe") {
 			t.Errorf("%s: the boot file is %q", tt.name, r.BootFileName)
 		}
+	}
+}
+
+// Boot files that are built while the appliance runs are given out soon after,
+// and what is missing is told.
+func TestMissingBootFiles(t *testing.T) {
+	files := fstest.MapFS{"undionly.kpxe": {Data: bootBytes}, "shimx64.efi": {}, "shimaa64.efi": {Data: bootBytes}}
+	s, _ := web(t, func(c *Config) { c.Files = files })
+	discover := func(arch byte) (file, err string) {
+		class := dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient"))
+		r, d := s.decide(t.Context(), request(t, dhcpv4.MessageTypeDiscover, class, option(dhcpv4.OptionClientSystemArchitectureType, 0, arch)))
+		if r == nil {
+			t.Fatalf("no reply: %+v", d)
+		}
+		return r.BootFileName, d.Err
+	}
+	for arch, want := range map[byte]string{0: "undionly.kpxe", 11: "shimaa64.efi", 7: "", 6: ""} {
+		file, err := discover(arch)
+		if file != want || strings.Contains(err, "payload build") != (want == "") {
+			t.Errorf("architecture %d: %q, %s", arch, file, err)
+		}
+	}
+	files["shimx64.efi"] = &fstest.MapFile{Data: bootBytes}
+	delete(files, "undionly.kpxe")
+	s.looked = s.looked.Add(-time.Minute)
+	if file, err := discover(7); file != "shimx64.efi" || err != "" {
+		t.Errorf("after the build: %q, %s", file, err)
+	}
+	if file, err := discover(0); file != "" || !strings.Contains(err, "BIOS: undionly.kpxe is not there") {
+		t.Errorf("a file that went: %q, %s", file, err)
 	}
 }
