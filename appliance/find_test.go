@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/net/dns/dnsmessage"
 
 	"refurb/agent/link"
 	"refurb/appliance/netboot"
@@ -140,6 +142,42 @@ func (l *lan) dnsmasq(args ...string) {
 	})
 }
 
+// liar answers every question by multicast DNS with hundreds of appliances.
+func (l *lan) liar() {
+	l.Helper()
+	l.in(l.router, func() {
+		wan, err := net.InterfaceByName("wan0")
+		if err != nil {
+			l.Fatal(err)
+		}
+		conn, err := net.ListenMulticastUDP("udp4", wan, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353})
+		if err != nil {
+			l.Fatal(err)
+		}
+		l.Cleanup(func() { conn.Close() })
+		go func() {
+			buf := make([]byte, 1500)
+			for {
+				_, from, err := conn.ReadFromUDP(buf)
+				if err != nil {
+					return
+				}
+				for i := range 400 {
+					m := dnsmessage.Message{Header: dnsmessage.Header{Response: true}, Answers: []dnsmessage.Resource{{
+						Header: dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName("x._refurb._tcp.local."), Class: dnsmessage.ClassINET},
+						Body:   &dnsmessage.SRVResource{Port: uint16(20000 + i), Target: dnsmessage.MustNewName("x.local.")},
+					}}}
+					b, err := m.Pack()
+					if err != nil {
+						return
+					}
+					_, _ = conn.WriteToUDP(b, from)
+				}
+			}
+		}()
+	})
+}
+
 const asPC = "REFURB_TEST_AS_PC"
 
 // find is what a PC from a stick finds. It is a process of its own, because its
@@ -202,8 +240,10 @@ func TestFoundFromAStick(t *testing.T) {
 			l.serve(netboot.Proxy)
 		}, []string{ours[0], "DHCP " + told, ours[1]}},
 		{"nobody", func(l *lan) { l.dnsmasq() }, nil},
+		{"a liar", func(l *lan) { l.dnsmasq(); l.liar(); l.serve(netboot.Proxy) }, ours[:1]},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			done := make(chan struct{})
 			go func() { // Fatal ends this goroutine, and its thread with it
 				defer close(done)
@@ -214,6 +254,12 @@ func TestFoundFromAStick(t *testing.T) {
 					got = append(got, f.By+" "+f.URL)
 				}
 				slices.Sort(got)
+				if c.name == "a liar" { // it is heard, and shuts nobody out
+					if len(got) < 10 || len(got) > 2*32 {
+						t.Errorf("found %d", len(got))
+					}
+					got = slices.DeleteFunc(got, func(s string) bool { return !slices.Contains(c.want, s) })
+				}
 				if !slices.Equal(got, c.want) {
 					t.Errorf("found %v, want %v", got, c.want)
 				}

@@ -26,7 +26,7 @@ const (
 
 	mdnsGroup = "224.0.0.251"
 	mdnsPort  = 5353
-	maxFound  = 64 // addresses of one search; the rest isn't looked at
+	maxFound  = 32 // addresses of one search by one way; a flood on it leaves the other alone
 )
 
 // Found is what somebody on the network gave out as the appliance's address.
@@ -41,15 +41,16 @@ type Found struct {
 // may give the same address.
 func (l *Lease) Find(ctx context.Context, tell func(Found)) error {
 	var mu sync.Mutex
-	seen := map[Found]bool{}
-	found := func(u, by string) {
+	seen, by := map[Found]bool{}, map[string]int{}
+	found := func(u, way string) {
 		mu.Lock()
 		defer mu.Unlock()
-		f := Found{cleanURL(u), by}
-		if f.URL == "" || seen[f] || len(seen) >= maxFound || ctx.Err() != nil {
+		f := Found{cleanURL(u), way}
+		if f.URL == "" || seen[f] || by[way] >= maxFound || ctx.Err() != nil {
 			return
 		}
 		seen[f] = true
+		by[way]++
 		tell(f)
 	}
 	var ways sync.WaitGroup
