@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"strconv"
 	"time"
 
 	"refurb/appliance/workshop"
@@ -64,6 +66,9 @@ func (s *Store) Commit(ctx context.Context, c workshop.Change) error {
 				return fmt.Errorf("claims: %w", err)
 			}
 		}
+		if err := putStays(ctx, tx, c.Stays); err != nil {
+			return err
+		}
 		return s.append(ctx, tx, c.Events)
 	})
 }
@@ -91,6 +96,11 @@ func (s *Store) append(ctx context.Context, tx *sql.Tx, events []workshop.Event)
 		if err != nil && err != sql.ErrNoRows {
 			return fmt.Errorf("the history: %w", err)
 		}
+		if e.HeadOf != "" {
+			if e, err = withHead(ctx, tx, e); err != nil {
+				return err
+			}
+		}
 		line, hash, err := s.seal(seq, prev, e)
 		if err != nil {
 			return err
@@ -105,6 +115,21 @@ func (s *Store) append(ctx context.Context, tx *sql.Tx, events []workshop.Event)
 		}
 	}
 	return nil
+}
+
+// withHead writes where another history ends now into an event.
+func withHead(ctx context.Context, tx *sql.Tx, e workshop.Event) (workshop.Event, error) {
+	var seq int64
+	var hash string
+	if err := tx.QueryRowContext(ctx, `SELECT seq, hash FROM chains WHERE device = ?`, e.HeadOf).Scan(&seq, &hash); err != nil {
+		return e, fmt.Errorf("the end of the history of device %s: %w", e.HeadOf, err)
+	}
+	e.Params = maps.Clone(e.Params)
+	if e.Params == nil {
+		e.Params = map[string]string{}
+	}
+	e.Params["head"], e.Params["head_seq"] = hash, strconv.FormatInt(seq, 10)
+	return e, nil
 }
 
 // Load returns the state. It checks every history to its head first, unless
@@ -153,6 +178,9 @@ func (s *Store) Load(ctx context.Context) (workshop.State, error) {
 	}
 	if err := rows.Err(); err != nil {
 		return st, explain(err)
+	}
+	if st.Stays, err = docs[workshop.Stay](ctx, tx, `SELECT doc FROM stays ORDER BY disk, n`); err != nil {
+		return st, fmt.Errorf("where disks were: %w", explain(err))
 	}
 	st.Claims, err = claims(ctx, tx)
 	return st, explain(err)

@@ -48,6 +48,7 @@ func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (w
 		return wire.Plan{}, err
 	}
 	var boot *Boot
+	var refusal error // of a PC that is told of all the same
 	err = r.decide(ctx, func(d *draft) error {
 		b, err := r.boot(token, d.now)
 		if err != nil {
@@ -65,8 +66,8 @@ func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (w
 		b = &Boot{TokenHash: b.TokenHash, MAC: b.MAC, Device: b.Device, BootID: rep.BootID, Issued: b.Issued}
 		var dev *Device
 		if b.Device != "" {
-			dev = d.device(b.Device)
-		} else if dev, err = r.identify(d, b, &rep); err != nil {
+			dev = d.device(r.root(b.Device))
+		} else if dev, refusal, err = r.identify(d, b, &rep); err != nil || refusal != nil {
 			return err
 		}
 		b.Device = dev.ID
@@ -76,6 +77,8 @@ func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (w
 		sum := sha256.Sum256(doc)
 		evidence := hex.EncodeToString(sum[:])
 		d.documents = append(d.documents, Document{Hash: evidence, JSON: doc})
+		r.shows(d, dev, &rep)
+		r.saw(d, dev, &rep)
 		dev.Report, dev.Seen = rep, d.now
 		if macs := permanentMACs(&rep); len(macs) > 0 {
 			dev.MACs = macs
@@ -96,51 +99,50 @@ func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (w
 		r.at(dev.ID).heard = d.now
 		return nil
 	})
+	if err == nil {
+		err = refusal
+	}
 	if err != nil {
 		return wire.Plan{}, err
 	}
 	return r.answer(ctx, boot, token)
 }
 
-// identify finds the device behind a first report, or makes a new one.
-func (r *Registry) identify(d *draft, b *Boot, rep *wire.Report) (*Device, error) {
+// identify finds the device behind a first report, or makes a new one. A refusal
+// is for the PC; what was noted with it is stored.
+func (r *Registry) identify(d *draft, b *Boot, rep *wire.Report) (dev *Device, refusal, err error) {
 	me := identityOf(rep, permanentMACs(rep))
-	var ids []string
-	for _, k := range me.keys() {
-		ids = append(ids, r.found[k]...)
-	}
-	slices.Sort(ids)
-	ids = slices.Compact(ids)
-	known := make([]identity, len(ids))
-	for i, id := range ids {
-		v := r.devices[id]
-		known[i] = identityOf(&v.Report, v.MACs)
-	}
-	i, conflict := match(me, known)
-	if i >= 0 {
+	id, doubt := r.who(me)
+	if id != "" {
 		// A PC is off between two starts. If the agent of the earlier start
 		// has spoken since this one's script was fetched, these are two PCs
 		// that say they are one; the job of the first must not suffer.
-		if j := r.newest(ids[i]); j != nil && j.State.Live() && r.at(ids[i]).heard.After(b.Issued) {
-			r.cfg.Log.Warn("two PCs give the same identity", "device", r.devices[ids[i]].Number, "mac", b.MAC)
+		v := r.devices[id]
+		if j := r.newest(id); j != nil && j.State.Live() && r.at(id).heard.After(b.Issued) {
+			r.cfg.Log.Warn("two PCs give the same identity", "device", v.Number, "mac", b.MAC)
+			r.twins(d, v, b, rep)
 			return nil, &Refusal{Kind: Conflict,
-				Message: fmt.Sprintf("PC number %d is on and gives the same identity as this one", r.devices[ids[i]].Number),
-				Next:    "Switch the other one off, then restart this one"}
+				Message: fmt.Sprintf("PC number %d is on and gives the same identity as this one", v.Number),
+				Next:    "Switch the other one off, then restart this one"}, nil
 		}
-		return d.device(ids[i]), nil
+		return d.device(id), nil, nil
 	}
 	if !me.known() {
-		conflict = "nothing about it identifies this PC: it will be a new one at every start"
+		doubt = Doubt{Kind: DoubtNobody}
 	}
 	if len(r.devices) >= maxDevices || !r.newcomers.AllowN(d.now, 1) {
-		return nil, &Refusal{Kind: Busy, Message: "Too many new PCs at once", Next: "Restart this one in a minute"}
+		return nil, nil, &Refusal{Kind: Busy, Message: "Too many new PCs at once", Next: "Restart this one in a minute"}
 	}
-	dev := &Device{ID: newID(), Number: r.number + 1, State: Received, Lot: r.open, Created: d.now}
+	dev = &Device{ID: newID(), Number: r.number + 1, State: Received, Lot: r.open, Created: d.now}
+	if doubt.Kind != "" {
+		doubt.At = d.now
+		dev.Doubts = append(dev.Doubts, doubt)
+	}
 	d.devices = append(d.devices, dev)
-	d.event(Event{Device: dev.ID, Kind: "device_created", To: string(Received), Actor: "appliance", Reason: conflict, Params: map[string]string{
-		"number": strconv.Itoa(dev.Number), "lot": dev.Lot, "mac": b.MAC,
+	d.event(Event{Device: dev.ID, Kind: "device_created", To: string(Received), Actor: "appliance", Reason: doubt.Text(), Params: map[string]string{
+		"number": strconv.Itoa(dev.Number), "lot": dev.Lot, "mac": b.MAC, "doubt": string(doubt.Kind), "doubt_device": doubt.Device,
 	}})
-	return dev, nil
+	return dev, nil, nil
 }
 
 // reported says what a report means for the device's jobs.
@@ -268,11 +270,12 @@ func (r *Registry) assess(d *draft, dev *Device, j *Job) verdict {
 	}
 	// A PC that nothing identifies is a new one at every start: for it, once per
 	// device would be once per start.
-	countable := identityOf(&dev.Report, dev.MACs).known()
+	// So it may be for one that fits two records.
+	countable := identityOf(&dev.Report, dev.MACs).known() && !slices.ContainsFunc(dev.Doubts, func(v Doubt) bool { return v.Kind == DoubtEqual })
 	if l := r.lots[r.open]; l != nil && l.Standing && dev.Lot == l.ID && dev.State.inWork() && countable {
 		f.standing = l.ID
-		for _, id := range r.history[dev.ID] {
-			if r.jobs[id].Standing == l.ID {
+		for _, past := range r.jobsOf(dev.ID) {
+			if past.Standing == l.ID {
 				f.standing = "" // once per device and lot
 			}
 		}

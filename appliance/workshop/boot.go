@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,40 +75,53 @@ func (r *Registry) StickBoot(ctx context.Context, ask wire.BootAsk) (wire.BootAn
 }
 
 // recognise finds the device that starts, or nil if in doubt: then the agent
-// starts and says more.
+// starts and says more. A wrong answer here would send a PC that nobody has seen
+// to its donor's disk, so each way asks for more than one word.
 func (r *Registry) recognise(mac, uuid string) *Device {
-	if filler(uuid) {
-		uuid = ""
+	if mac = cleanMAC(mac); mac == "" {
+		return nil
 	}
-	var hit *Device
-	if ids := r.found["mac "+mac]; len(ids) == 1 {
-		hit = r.devices[ids[0]]
-		theirs := identityOf(&hit.Report, nil).uuid
-		if uuid != "" && theirs != "" && uuid != theirs && swapUUID(uuid) != theirs {
-			return nil
+	if nodeOf(uuid) == mac {
+		uuid = "" // made of the address by the card's ROM: no second word
+	}
+	plain := plainUUID(uuid)
+	if roots := r.roots("mac " + mac); len(roots) == 1 {
+		for _, v := range r.group(roots[0]) {
+			// What firmware says of itself stays the same even where it is a filler.
+			if theirs := plainUUID(v.Report.Identity.UUID); slices.Contains(v.MACs, mac) && (plain == "" || plain == theirs || theirs == "" && saidUUID(v, uuid)) {
+				return r.devices[roots[0]]
+			}
 		}
-		return hit
+		return nil
 	}
-	// A PC that starts from a USB dongle is known by its UUID, if it has been
-	// seen with this dongle before.
-	for _, u := range []string{uuid, swapUUID(uuid)} {
-		ids := r.found["uuid "+u]
-		if u == "" || len(ids) != 1 {
+	// A USB network card goes from PC to PC. One that starts from it is known by its
+	// UUID, if it has been seen with this card before; and only where its maker has
+	// filled in a serial number as well: else another board may have that UUID, too.
+	roots := r.roots("uuid " + plain)
+	if plain == "" || len(roots) != 1 {
+		return nil
+	}
+	for _, v := range r.group(roots[0]) {
+		if id := identityOf(&v.Report, nil); id.uuid != plain || id.system == "" && id.board == "" {
 			continue
 		}
-		v := r.devices[ids[0]]
 		for _, n := range v.Report.NICs {
 			if strings.EqualFold(n.MAC, mac) || strings.EqualFold(n.Permanent, mac) {
-				return v
+				return r.devices[roots[0]]
 			}
 		}
 	}
 	return nil
 }
 
-// swapUUID turns the byte order of the first three fields round. Before SMBIOS
-// 2.6 it was not said which one holds, and firmware disagrees with itself
-// between PXE's option 97 and its tables.
+// saidUUID reports whether a device has given this UUID, in either byte order, or
+// none at all.
+func saidUUID(v *Device, uuid string) bool {
+	theirs := strings.ToLower(strings.TrimSpace(v.Report.Identity.UUID))
+	return theirs == "" || theirs == uuid || theirs == swapUUID(uuid)
+}
+
+// swapUUID turns the byte order of the first three fields round; "" if it is none.
 func swapUUID(s string) string {
 	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
 	if err != nil || len(b) != 16 {

@@ -25,9 +25,9 @@ func (r *Registry) Erase(ctx context.Context, actor, deviceID, diskPath, serialT
 		return err
 	}
 	return r.decide(ctx, func(d *draft) error {
-		v := r.devices[deviceID]
-		if v == nil {
-			return &Refusal{Kind: NotFound, Message: "There is no such device"}
+		v, err := r.record(deviceID)
+		if err != nil {
+			return err
 		}
 		old, err := r.eraseNow(v)
 		if err != nil {
@@ -94,9 +94,9 @@ func (r *Registry) HoldAtStart(ctx context.Context, actor, deviceID string) erro
 		return err
 	}
 	return r.decide(ctx, func(d *draft) error {
-		v := r.devices[deviceID]
-		if v == nil {
-			return &Refusal{Kind: NotFound, Message: "There is no such device"}
+		v, err := r.record(deviceID)
+		if err != nil {
+			return err
 		}
 		if !v.State.erasable() {
 			return workable(v)

@@ -150,6 +150,9 @@ func (r *Registry) outcome(d *draft, j *Job, e wire.Event) error {
 	if err := d.step(j, v.to, "agent", line); err != nil {
 		return err
 	}
+	if v.to == Erased || v.to == Verified {
+		r.both(d, j)
+	}
 	if v.to == Erased && j.Erase.Install {
 		// As if the one who approved the erasing had asked for an image after it.
 		dev := d.device(j.Device)
@@ -275,20 +278,21 @@ func (r *Registry) Checkin(ctx context.Context, token string, f wire.FirstBoot) 
 }
 
 // fits reports whether a check-in may come from a device: not if both its
-// addresses are known and neither is the device's.
+// addresses are known and neither is the device's, nor of a record merged with it.
 func (r *Registry) fits(dev *Device, f wire.FirstBoot) bool {
-	theirs := identityOf(&dev.Report, dev.MACs).uuid
-	uuid, mac := strings.ToLower(f.UUID), cleanMAC(f.MAC)
-	if filler(uuid) || theirs == "" {
-		uuid = ""
-	}
-	if uuid != "" && (uuid == theirs || swapUUID(uuid) == theirs) {
-		return true
-	}
-	for _, n := range dev.Report.NICs {
-		if mac != "" && (cleanMAC(n.MAC) == mac || cleanMAC(n.Permanent) == mac) {
+	uuid, mac := plainUUID(f.UUID), cleanMAC(f.MAC)
+	said, cards := false, 0
+	for _, v := range r.group(r.root(dev.ID)) {
+		theirs := identityOf(&v.Report, v.MACs).uuid
+		if uuid != "" && uuid == theirs {
 			return true
 		}
+		for _, n := range v.Report.NICs {
+			if cards++; mac != "" && (cleanMAC(n.MAC) == mac || cleanMAC(n.Permanent) == mac) {
+				return true
+			}
+		}
+		said = said || theirs != ""
 	}
-	return uuid == "" && (mac == "" || len(dev.Report.NICs) == 0)
+	return (uuid == "" || !said) && (mac == "" || cards == 0)
 }

@@ -1,6 +1,7 @@
 package workshop
 
 import (
+	"fmt"
 	"path"
 	"slices"
 
@@ -15,13 +16,14 @@ import (
 //   - no other disk in it, as it was last seen, was left half erased or half
 //     written, or holds anything that was neither erased nor imaged here,
 //
-// all since it last came back from somebody.
-func unfit(dev *Device, jobs []*Job) error {
+// all since it last came back from somebody. A disk that was seen in another PC
+// since is none of its own; elsewhere tells what happened to disks there.
+func unfit(dev *Device, back map[string]bool, jobs []*Job, elsewhere func(*wire.Disk) away) error {
 	no := func(message, next string) error { return &Refusal{Kind: Conflict, Message: message, Next: next} }
 	var wrote []*Job // newest first
 	var imaged *Job
 	for _, j := range slices.Backward(jobs) {
-		if j.ID == dev.Back && dev.Back != "" {
+		if back[j.ID] {
 			break
 		}
 		switch {
@@ -38,16 +40,29 @@ func unfit(dev *Device, jobs []*Job) error {
 		return no("The disk of this PC has not been written and read back", "Image it first")
 	}
 	seen := false
-	for _, d := range dev.Report.Disks {
+	for i := range dev.Report.Disks {
+		d := &dev.Report.Disks[i]
 		if d.Transport == wire.TransportUSB || d.Removable || mmcBoot.MatchString(path.Base(d.Path)) {
 			continue // it goes where it came from
+		}
+		there := elsewhere(d)
+		ours := imaged.Approval.is(d.DiskID)
+		switch {
+		case there.in != 0 && ours:
+			return no(fmt.Sprintf("The disk that was imaged was seen in PC %d since", there.in), "Put it back and start this PC from the network once, or image it again")
+		case there.in != 0:
+			continue
+		case there.wrote != nil && ours:
+			return no("The disk "+d.Path+" was erased or written in another PC after it was imaged", "Image it again")
+		case there.wrote != nil && !there.wrote.State.Proved() && there.wrote.State != Erased:
+			return no("Nobody knows what is on the disk "+d.Path+": its last job did not end well", "Erase it, or take it out and start the PC from the network once")
 		}
 		last := slices.IndexFunc(wrote, func(j *Job) bool { return j.Approval.is(d.DiskID) })
 		switch {
 		case last < 0 && (d.Class == wire.ClassBlank || d.Class == wire.ClassOurs):
 		case last < 0:
 			return no("The disk "+d.Path+" holds something and was neither erased nor imaged", "Erase it, or take it out and start the PC from the network once")
-		case imaged.Approval.is(d.DiskID):
+		case ours:
 			if wrote[last] != imaged {
 				return no("The disk "+d.Path+" was erased after it was imaged", "Image it again")
 			}
@@ -60,6 +75,18 @@ func unfit(dev *Device, jobs []*Job) error {
 		return no("The disk that was imaged is no longer in this PC", "Put it back, or image the PC again")
 	}
 	return nil
+}
+
+// unfit says why a device may not be given to anybody, in face of all that is known.
+func (r *Registry) unfit(dev *Device) error {
+	back := map[string]bool{}
+	for _, v := range r.group(dev.ID) {
+		back[v.Back] = v.Back != ""
+	}
+	now := *dev
+	now.Report = r.lastReport(dev)
+	dev = &now
+	return unfit(dev, back, r.jobsOf(dev.ID), func(d *wire.Disk) away { return r.awayOf(dev, d) })
 }
 
 // wrote reports whether a job had the leave to change its disk.

@@ -63,11 +63,40 @@ func TestUnfit(t *testing.T) {
 		"the disk was swapped":     {[]*Job{imaged}, []wire.Disk{b}, nil, "no longer in this PC"},
 		"imaged before it was out": {[]*Job{imaged}, []wire.Disk{a}, imaged, "not been written"},
 	} {
-		dev := &Device{Report: wire.Report{Disks: c.disks}}
+		dev, back := &Device{Report: wire.Report{Disks: c.disks}}, map[string]bool{}
 		if c.back != nil {
-			dev.Back = c.back.ID
+			back[c.back.ID] = true
 		}
-		err := unfit(dev, c.jobs)
+		err := unfit(dev, back, c.jobs, func(*wire.Disk) away { return away{} })
+		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What happened to its disks in other PCs counts, too.
+func TestUnfitElsewhere(t *testing.T) {
+	a, b := disk("/dev/sda", 120), disk("/dev/sdb", 500)
+	imaged := &Job{ID: "imaged", State: Verified, Taken: []wire.EventKind{wire.EventImaging}, Approval: &Approval{Disk: a.DiskID}}
+	there := func(s JobState, d wire.Disk) *Job {
+		return &Job{ID: "there", State: s, Taken: []wire.EventKind{wire.EventErasing}, Approval: &Approval{Disk: d.DiskID}, Erase: &EraseOrder{}}
+	}
+	for name, c := range map[string]struct {
+		away map[string]away
+		says string
+	}{
+		"nothing":                         {nil, ""},
+		"the imaged one is elsewhere":     {map[string]away{"/dev/sda": {in: 14}}, "seen in PC 14 since"},
+		"another one is elsewhere":        {map[string]away{"/dev/sdb": {in: 14}}, ""},
+		"it was erased elsewhere":         {map[string]away{"/dev/sda": {wrote: there(Erased, a)}}, "in another PC after it was imaged"},
+		"another was erased elsewhere":    {map[string]away{"/dev/sdb": {wrote: there(Erased, b)}}, ""},
+		"another was half erased there":   {map[string]away{"/dev/sdb": {wrote: there(JobFailed, b)}}, "did not end well"},
+		"another is being erased there":   {map[string]away{"/dev/sdb": {wrote: there(Erasing, b)}}, "did not end well"},
+		"a bad one that is not here now":  {map[string]away{"/dev/sdb": {in: 14, wrote: there(JobFailed, b)}}, ""},
+		"the imaged one was erased there": {map[string]away{"/dev/sda": {in: 14, wrote: there(Erased, a)}}, "seen in PC 14 since"},
+	} {
+		dev := &Device{Report: wire.Report{Disks: []wire.Disk{a, b}}}
+		err := unfit(dev, nil, []*Job{imaged}, func(d *wire.Disk) away { return c.away[d.Path] })
 		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)
 		}

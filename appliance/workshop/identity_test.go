@@ -1,6 +1,7 @@
 package workshop
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +27,7 @@ func TestMatch(t *testing.T) {
 	b := person(uuidB, "SYS-B1", "BRD-B1", macB)
 	shared := wire.NIC{MAC: "00:e0:4c:36:01:02", Permanent: "00:e0:4c:36:01:02", Bus: "usb"}
 	with := func(r wire.Report, f func(*wire.Report)) wire.Report { f(&r); return r }
+	in := func(d wire.Disk) func(*wire.Report) { return func(r *wire.Report) { r.Disks = []wire.Disk{d} } }
 	for _, c := range []struct {
 		name     string
 		rep      wire.Report
@@ -57,16 +59,30 @@ func TestMatch(t *testing.T) {
 		{"a filler that the agent flagged", with(person("", "ABCD1234", ""), func(r *wire.Report) { r.Identity.Placeholders = []string{"system_serial"} }),
 			[]wire.Report{person("", "ABCD1234", "")}, -1, false},
 		{"two that fit equally", a, []wire.Report{a, a}, -1, true},
+		{"its UUID in the other byte order", person(swapUUID(uuidA), "", "", macA), []wire.Report{person(uuidA, "", "", macA)}, 0, false},
+		{"a UUID alone in the other byte order", person(swapUUID(uuidA), "", ""), []wire.Report{a, b}, 0, false},
+		{"a UUID alone, and other disks", with(person(uuidA, "", ""), in(disk("/dev/sda", 120))), []wire.Report{with(person(uuidA, "", ""), in(disk("/dev/sdb", 500)))}, -1, true},
+		{"a UUID alone, and the same disk", with(person(uuidA, "", ""), in(disk("/dev/sda", 120))), []wire.Report{with(person(uuidA, "", ""), in(disk("/dev/sda", 120)))}, 0, false},
+		{"a UUID alone, first without a disk", with(person(uuidA, "", ""), in(disk("/dev/sda", 120))), []wire.Report{person(uuidA, "", "")}, 0, false},
+		{"a disk in another PC", with(b, in(disk("/dev/sda", 120))), []wire.Report{with(a, in(disk("/dev/sda", 120)))}, -1, false},
+		{"another disk", with(a, in(disk("/dev/sdb", 500))), []wire.Report{with(a, in(disk("/dev/sda", 120)))}, 0, false},
+		{"two that fit equally, and the disk of one", with(person(uuidA, "", ""), in(disk("/dev/sda", 120))), []wire.Report{person(uuidA, "", ""), with(person(uuidA, "", ""), in(disk("/dev/sda", 120)))}, 1, false},
+		{"two cards, seen by one each time", person(uuidA, "SYS-A1", "", macB), []wire.Report{person(uuidA, "SYS-A1", "", macA)}, 0, false},
+		{"two cards, both listed", person("", "", "", macA, macB), []wire.Report{person("", "", "", macB)}, 0, false},
 		{"a better one beside one in doubt", a, []wire.Report{person(uuidA, "SYS-Z9", "BRD-Z9", macB), a}, 1, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			known := make([]identity, len(c.known))
+			var known []candidate
 			for i := range c.known {
-				known[i] = identityOf(&c.known[i], permanentMACs(&c.known[i]))
+				known = append(known, candidate{identityOf(&c.known[i], permanentMACs(&c.known[i])), fmt.Sprint(i)})
 			}
-			got, conflict := match(identityOf(&c.rep, permanentMACs(&c.rep)), known)
-			if got != c.want || (conflict != "") != c.conflict {
-				t.Fatalf("%d %q", got, conflict)
+			want := ""
+			if c.want >= 0 {
+				want = fmt.Sprint(c.want)
+			}
+			got, doubt := match(identityOf(&c.rep, permanentMACs(&c.rep)), known, nil)
+			if got != want || (doubt.Kind != "") != c.conflict {
+				t.Fatalf("%q %+v", got, doubt)
 			}
 		})
 	}
@@ -86,6 +102,9 @@ func TestPermanentMACs(t *testing.T) {
 		{"zeros", []wire.NIC{{Permanent: "00:00:00:00:00:00"}}, nil},
 		{"a group", []wire.NIC{{Permanent: "01:00:5e:00:00:01"}}, nil},
 		{"nonsense", []wire.NIC{{Permanent: "hello"}, {Permanent: "00:21:cc:11:22:3g"}, {Permanent: "00:21:cc:11:22"}}, nil},
+		{"none that the driver finds, and one made up", []wire.NIC{{MAC: "02:11:22:33:44:55", Permanent: "00:00:00:00:00:00", Bus: "pci"}}, nil},
+		{"none that the driver finds, and one set", []wire.NIC{{MAC: macA, Permanent: "00:00:00:00:00:00", Bus: "pci"}}, []string{macA}},
+		{"what drivers fall back to", []wire.NIC{{Permanent: "00:00:00:00:00:02"}, {Permanent: "88:88:88:88:88:88"}, {Permanent: "00:e0:4c:68:00:01"}, {Permanent: "00:e0:4c:53:44:58"}}, nil},
 		{"twice", []wire.NIC{{Permanent: macB}, {Permanent: macA}, {Permanent: macA}}, []string{macA, macB}},
 	} {
 		if got := permanentMACs(&wire.Report{NICs: c.nics}); !slices.Equal(got, c.want) {
@@ -126,15 +145,49 @@ func FuzzMatch(f *testing.F) {
 			return identityOf(&r, permanentMACs(&r))
 		}
 		me, a, b := make(x), make(y), make(z)
-		i, _ := match(me, []identity{a, b})
-		k, _ := match(me, []identity{b, a})
-		if i >= 0 && k != 1-i || i < 0 && k >= 0 {
-			t.Fatalf("%d and %d", i, k)
+		i, doubt := match(me, []candidate{{a, "a"}, {b, "b"}}, nil)
+		k, again := match(me, []candidate{{b, "b"}, {a, "a"}}, nil)
+		if i != k || doubt != again {
+			t.Fatalf("%q %+v and %q %+v", i, doubt, k, again)
 		}
-		if i >= 0 {
-			if same, other := weigh(me, []identity{a, b}[i]); same < enough || same <= other {
+		if i != "" {
+			if same, other := weigh(me, map[string]identity{"a": a, "b": b}[i], nil); same < enough || same <= other {
 				t.Fatal("it doesn't agree")
 			}
 		}
 	})
+}
+
+func TestPlainUUID(t *testing.T) {
+	if plainUUID(strings.ToUpper(uuidA)) == "" || plainUUID(uuidA) != plainUUID(swapUUID(uuidA)) || plainUUID(uuidA) == plainUUID(uuidB) {
+		t.Fatal(plainUUID(uuidA), plainUUID(swapUUID(uuidA)))
+	}
+	for _, s := range []string{"", "03000200-0400-0500-0006-000700080009", "00020003-0004-0005-0006-000700080009", "78563412-3412-7856-90ab-cddeefaabbcc",
+		"00000000-0000-0000-0000-00e04c680001", "00000000-0000-0000-0000-000000000001"} {
+		if got := plainUUID(s); got != "" {
+			t.Errorf("%q counts as %q", s, got)
+		}
+	}
+	if s := "00000000-0000-0000-0000-0021cc112233"; plainUUID(s) != s {
+		t.Error("one that is made of its own address doesn't count")
+	}
+}
+
+func TestDiskKey(t *testing.T) {
+	id := wire.DiskID{Path: "/dev/sda", Serial: "S4EVNF0M1", WWN: "eui.0025385b71b00e2d", Model: "Samsung", Bytes: 1}
+	moved := id
+	moved.Path, moved.Bytes, moved.Serial = "/dev/nvme1n1", 2, " s4evnf0m1 "
+	if DiskKey(id) == "" || DiskKey(id) != DiskKey(moved) {
+		t.Error("another plug or a size that was hidden makes it another disk")
+	}
+	for _, other := range []wire.DiskID{{Serial: "S4EVNF0M2", WWN: id.WWN, Model: id.Model}, {Serial: id.Serial, WWN: "eui.0025385b71b00e2e", Model: id.Model}, {Serial: id.Serial, WWN: id.WWN, Model: "Other"}} {
+		if DiskKey(other) == DiskKey(id) {
+			t.Errorf("%+v is taken for another one", other)
+		}
+	}
+	for _, none := range []wire.DiskID{{Model: "Samsung"}, {Serial: "0000000000", Model: "x"}, {Serial: "N/A", WWN: "eui.0000000000000000"}, {WWN: "0x0000000000000000"}} {
+		if DiskKey(none) != "" {
+			t.Errorf("%+v is followed", none)
+		}
+	}
 }

@@ -149,7 +149,7 @@ func (r *Registry) Approve(ctx context.Context, actor, jobID, diskPath, serialTa
 			return &Refusal{Kind: NotFound, Message: "There is no such job"}
 		case old.State == JobLost:
 			return &Refusal{Kind: Conflict, Message: "The PC doesn't answer", Next: "Switch it on and wait until it shows its number"}
-		case old.State != Held || r.devices[old.Device].Job != jobID:
+		case old.State != Held || r.newest(old.Device) != old:
 			return &Refusal{Kind: Conflict, Message: "This job doesn't wait for an approval", Next: "Look at the device page again"}
 		}
 		dev, j := d.device(old.Device), d.job(jobID)
@@ -215,9 +215,9 @@ func (r *Registry) ImageAgain(ctx context.Context, actor, deviceID, image string
 		return err
 	}
 	return r.decide(ctx, func(d *draft) error {
-		v := r.devices[deviceID]
-		if v == nil {
-			return &Refusal{Kind: NotFound, Message: "There is no such device"}
+		v, err := r.record(deviceID)
+		if err != nil {
+			return err
 		}
 		if err := workable(v); err != nil {
 			return err
@@ -251,11 +251,11 @@ func (r *Registry) ForgetAgain(ctx context.Context, actor, deviceID string) erro
 		return err
 	}
 	return r.decide(ctx, func(d *draft) error {
-		v := r.devices[deviceID]
-		switch {
-		case v == nil:
-			return &Refusal{Kind: NotFound, Message: "There is no such device"}
-		case !v.Again && !v.Wait:
+		v, err := r.record(deviceID)
+		if err != nil {
+			return err
+		}
+		if !v.Again && !v.Wait {
 			return &Refusal{Kind: Conflict, Message: "Nothing is asked for at the next start", Next: "Look at the device page again"}
 		}
 		dev := d.device(deviceID)
@@ -325,9 +325,9 @@ func (r *Registry) MoveDevice(ctx context.Context, actor, deviceID string, to De
 		return err
 	}
 	return r.decide(ctx, func(d *draft) error {
-		v := r.devices[deviceID]
-		if v == nil {
-			return &Refusal{Kind: NotFound, Message: "There is no such device"}
+		v, err := r.record(deviceID)
+		if err != nil {
+			return err
 		}
 		reason = Text(reason)
 		j := r.newest(deviceID)
@@ -339,18 +339,17 @@ func (r *Registry) MoveDevice(ctx context.Context, actor, deviceID string, to De
 		case j != nil && j.State.Live() && j.stood().Running():
 			return busy(j)
 		case to == Ready || to == Reserved || to == HandedOut:
-			jobs := make([]*Job, len(r.history[deviceID]))
-			for i, id := range r.history[deviceID] {
-				jobs[i] = r.jobs[id]
-			}
-			if err := unfit(v, jobs); err != nil {
+			if err := r.unfit(v); err != nil {
 				return err
 			}
 		}
 		dev := d.device(deviceID)
 		dev.State = to
 		if to == Returned || v.State == DeviceLost {
-			dev.Back = v.Job
+			dev.Back = ""
+			if j != nil {
+				dev.Back = j.ID
+			}
 		}
 		d.event(Event{Device: deviceID, Kind: "device_moved", From: string(v.State), To: string(to), Actor: actor, Reason: reason})
 		return nil

@@ -1,6 +1,7 @@
 package workshop
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -91,12 +92,16 @@ type Registry struct {
 	devices   map[string]*Device // what the maps point to is replaced, never changed
 	jobs      map[string]*Job
 	history   map[string][]string // device → its jobs, oldest first
+	order     map[string]int      // job → its place among all, whatever the clock said
 	lots      map[string]*Lot
 	open      string              // the open lot
 	boots     map[string]*Boot    // by token hash
 	byMAC     map[string][]string // token hashes, oldest first
 	byBoot    map[string]string   // boot id → token hash
 	found     map[string][]string // key of an identity → devices
+	stays     map[string][]*Stay  // key of a disk → where it was, oldest first
+	inside    map[string][]string // device → keys of the disks that are in it
+	wrote     map[string]*Job     // key of a disk → the newest job that had the leave to change it
 	checkins  map[string]string   // hash of a check-in token → job
 	strange   map[string]bool     // jobs whose check-in came from another PC
 	reports   map[string]int      // token hash → reports taken
@@ -142,9 +147,10 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	}
 	r := &Registry{
 		cfg:     cfg,
-		devices: map[string]*Device{}, jobs: map[string]*Job{}, history: map[string][]string{},
+		devices: map[string]*Device{}, jobs: map[string]*Job{}, history: map[string][]string{}, order: map[string]int{},
 		lots: map[string]*Lot{}, boots: map[string]*Boot{}, byMAC: map[string][]string{},
 		byBoot: map[string]string{}, found: map[string][]string{}, checkins: map[string]string{},
+		stays: map[string][]*Stay{}, inside: map[string][]string{}, wrote: map[string]*Job{},
 		strange: map[string]bool{}, reports: map[string]int{}, presence: map[string]*presence{},
 		watchers:  map[*watcher]bool{},
 		newcomers: rate.NewLimiter(2, 200),
@@ -153,7 +159,7 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		flowing:   map[string]bool{},
 	}
 	slices.SortFunc(s.Boots, func(a, b Boot) int { return a.Issued.Compare(b.Issued) })
-	r.apply(Change{Devices: s.Devices, Lots: s.Lots, Jobs: s.Jobs, Boots: s.Boots, Claims: s.Claims})
+	r.apply(Change{Devices: s.Devices, Lots: s.Lots, Jobs: s.Jobs, Boots: s.Boots, Claims: s.Claims, Stays: s.Stays})
 	// The agents get their time anew: it was this program that was away.
 	now := cfg.Now()
 	for id := range r.devices {
@@ -175,6 +181,7 @@ type draft struct {
 	documents []Document
 	claims    []Claim
 	unclaim   []ClaimKey
+	stays     []Stay
 }
 
 // decide runs f, stores what it decided, and only then changes memory and tells
@@ -193,7 +200,7 @@ func (r *Registry) decide(ctx context.Context, f func(d *draft) error) error {
 }
 
 func (r *Registry) commit(ctx context.Context, d *draft) error {
-	c := Change{Forget: d.forget, Events: d.events, Documents: d.documents, Claims: d.claims, Unclaim: d.unclaim}
+	c := Change{Forget: d.forget, Events: d.events, Documents: d.documents, Claims: d.claims, Unclaim: d.unclaim, Stays: d.stays}
 	for _, v := range d.devices {
 		c.Devices = append(c.Devices, *v)
 	}
@@ -206,7 +213,7 @@ func (r *Registry) commit(ctx context.Context, d *draft) error {
 	for _, v := range d.boots {
 		c.Boots = append(c.Boots, *v)
 	}
-	if len(c.Devices)+len(c.Jobs)+len(c.Lots)+len(c.Boots)+len(c.Forget)+len(c.Events)+len(c.Claims)+len(c.Unclaim) == 0 {
+	if len(c.Devices)+len(c.Jobs)+len(c.Lots)+len(c.Boots)+len(c.Forget)+len(c.Events)+len(c.Claims)+len(c.Unclaim)+len(c.Stays) == 0 {
 		return nil
 	}
 	// A caller who hangs up now must not leave open whether it was stored.
@@ -240,8 +247,10 @@ func (r *Registry) apply(c Change) {
 	for _, v := range c.Jobs {
 		if r.jobs[v.ID] == nil {
 			r.history[v.Device] = append(r.history[v.Device], v.ID)
+			r.order[v.ID] = len(r.order)
 		}
 		r.jobs[v.ID] = &v
+		r.applyWrote(&v)
 		if v.CheckinHash != "" {
 			r.checkins[v.CheckinHash] = v.ID
 		}
@@ -284,6 +293,7 @@ func (r *Registry) apply(c Change) {
 	}
 	r.applySharing(c)
 	r.applyClaims(c)
+	r.applyStays(c)
 }
 
 func without(s []string, v string) []string {
@@ -372,10 +382,80 @@ func (d *draft) step(j *Job, to JobState, actor string, e Event) error {
 
 func newID() string { return rand.Text() }
 
-// newest job of a device, or nil.
+// newest job of a device and of the records that were merged into it, or nil.
 func (r *Registry) newest(device string) *Job {
-	if v := r.devices[device]; v != nil && v.Job != "" {
-		return r.jobs[v.Job]
+	var last *Job
+	for _, v := range r.group(r.root(device)) {
+		if j := r.jobs[v.Job]; j != nil && (last == nil || r.order[j.ID] > r.order[last.ID]) {
+			last = j
+		}
 	}
-	return nil
+	return last
+}
+
+// jobsOf a device and of the records that were merged into it, oldest first.
+func (r *Registry) jobsOf(device string) []*Job {
+	var all []*Job
+	for _, v := range r.group(r.root(device)) {
+		for _, id := range r.history[v.ID] {
+			all = append(all, r.jobs[id])
+		}
+	}
+	slices.SortFunc(all, func(a, b *Job) int { return cmp.Compare(r.order[a.ID], r.order[b.ID]) })
+	return all
+}
+
+// root is the record that a device's id leads to.
+func (r *Registry) root(id string) string {
+	for v := r.devices[id]; v != nil && v.Into != ""; v = r.devices[id] {
+		id = v.Into
+	}
+	return id
+}
+
+// group is a record and all that were merged into it.
+func (r *Registry) group(root string) []*Device {
+	v := r.devices[root]
+	if v == nil {
+		return nil
+	}
+	all := []*Device{v}
+	for _, id := range v.Absorbed {
+		all = append(all, r.group(id)...)
+	}
+	return all
+}
+
+// lastReport is what a device said of itself last, under whichever number.
+func (r *Registry) lastReport(dev *Device) wire.Report {
+	last := dev
+	for _, v := range r.group(dev.ID) {
+		if v.Seen.After(last.Seen) {
+			last = v
+		}
+	}
+	return last.Report
+}
+
+// roots are the records that a key of an identity leads to.
+func (r *Registry) roots(key string) (ids []string) {
+	for _, id := range r.found[key] {
+		if root := r.root(id); !slices.Contains(ids, root) {
+			ids = append(ids, root)
+		}
+	}
+	return ids
+}
+
+// record finds a device that people want to do something with.
+func (r *Registry) record(id string) (*Device, error) {
+	v := r.devices[id]
+	if v == nil {
+		return nil, &Refusal{Kind: NotFound, Message: "There is no such device"}
+	}
+	if v.Into != "" {
+		n := r.devices[r.root(id)].Number
+		return nil, &Refusal{Kind: Conflict, Message: fmt.Sprintf("Number %d was found to be the same PC as number %d", v.Number, n), Next: fmt.Sprintf("Go to number %d", n)}
+	}
+	return v, nil
 }

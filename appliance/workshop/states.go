@@ -37,6 +37,7 @@ var deviceSteps = map[DeviceState][]DeviceState{
 	Recycled:      {},
 	ReturnedDonor: {},
 	DeviceLost:    {Received},
+	Merged:        {}, // only a split leads back
 }
 
 // CanJob reports whether a job may go from one state to the other.

@@ -44,6 +44,9 @@ const (
 	Recycled      DeviceState = "recycled"
 	ReturnedDonor DeviceState = "returned_to_donor"
 	DeviceLost    DeviceState = "lost"
+	// Merged is a record that was found to be of the same PC as another one, and
+	// only leads to that.
+	Merged DeviceState = "merged"
 )
 
 // Device is one donated PC.
@@ -64,6 +67,63 @@ type Device struct {
 	// again: what that one or an earlier one proved of its disks counts no more.
 	Back string `json:"back_job,omitempty"`
 	Wait bool   `json:"wait,omitempty"` // somebody asked for the agent at its next start, and for nothing to happen then
+	Ties
+}
+
+// Ties are what a record has to do with other records.
+type Ties struct {
+	Into     string      `json:"merged_into,omitempty"`        // the record that this one was merged into
+	Was      DeviceState `json:"state_before_merge,omitempty"` // its state until then
+	KeptJob  string      `json:"kept_job,omitempty"`           // the newest job under the kept record's number then
+	Absorbed []string    `json:"absorbed,omitempty"`           // records that were merged into this one
+	Apart    []string    `json:"apart,omitempty"`              // records of other PCs, as people have said
+	Faces    []Face      `json:"faces,omitempty"`              // how it has shown itself, oldest first
+	Doubts   []Doubt     `json:"doubts,omitempty"`             // what people have to decide
+}
+
+// Face is one way in which a record's PC has shown itself. A record with several
+// may hold several PCs.
+type Face struct {
+	ID       string        `json:"id"`
+	Identity wire.Identity `json:"identity"`
+	NICs     []wire.NIC    `json:"nics"`
+	Disks    []wire.DiskID `json:"disks"`
+	First    time.Time     `json:"first"`
+	Last     time.Time     `json:"last"`
+	Turned   bool          `json:"turned_away,omitempty"` // it has never been let in: the other one was on
+}
+
+// DoubtKind is why it isn't sure which record a PC belongs to.
+type DoubtKind string
+
+const (
+	DoubtPartly DoubtKind = "partly" // it shares something with another record and differs in the rest
+	DoubtEqual  DoubtKind = "equal"  // two records fit equally well
+	DoubtTwins  DoubtKind = "twins"  // another PC gave the same identity while this one was on
+	DoubtNobody DoubtKind = "nobody" // nothing identifies it
+)
+
+// Doubt is one that only a person can decide.
+type Doubt struct {
+	Kind   DoubtKind `json:"kind"`
+	Device string    `json:"device,omitempty"` // the other record
+	Shares string    `json:"shares,omitempty"`
+	At     time.Time `json:"at"`
+}
+
+// Text says it in one sentence.
+func (d Doubt) Text() string {
+	switch d.Kind {
+	case DoubtPartly:
+		return "It shares " + d.Shares + " with another device and differs in the rest"
+	case DoubtEqual:
+		return "Two devices fit equally well"
+	case DoubtTwins:
+		return "Another PC gave the same identity while this one was on"
+	case DoubtNobody:
+		return "Nothing about it identifies this PC: it will be a new one at every start"
+	}
+	return ""
 }
 
 // Lot is what one donor brings at one time.
@@ -184,6 +244,9 @@ type Event struct {
 	Params map[string]string `json:"params,omitempty"`
 	// Evidence is SHA-256 of the document this line rests on (report, outcome), hex.
 	Evidence string `json:"evidence_sha256,omitempty"`
+	// HeadOf is a device whose history's last line this one is to name, by number
+	// and hash. The store knows them, and writes them to Params.
+	HeadOf string `json:"-"`
 }
 
 // Change is what one decision stores, in one transaction.
@@ -198,6 +261,7 @@ type Change struct {
 	Documents []Document
 	Claims    []Claim    // take the place of earlier ones
 	Unclaim   []ClaimKey // after Claims
+	Stays     []Stay
 }
 
 // Document is a report or an outcome as it came, kept under its SHA-256.
@@ -223,4 +287,5 @@ type State struct {
 	Jobs    []Job // in the order they were made in, whatever the clock said
 	Boots   []Boot
 	Claims  []Claim
+	Stays   []Stay // of each disk in their order
 }

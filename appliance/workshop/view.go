@@ -22,10 +22,12 @@ type DeviceView struct {
 	ETA      time.Duration  `json:"eta_ns,omitempty"`   // until the job is done, reading back included; 0: not known
 	Online   bool           `json:"online"`             // its agent was heard of within Config.LostAfter
 	Flow     *Flow          `json:"flow,omitempty"`     // while it shares frames with others
+	Numbers  []int          `json:"numbers,omitempty"`  // of the records that were merged into it
 }
 
 // Update is what changed since the one before it. A device or a lot comes
-// whole; none is ever removed.
+// whole. None is ever removed, but for one that was merged into another one,
+// which then comes instead.
 type Update struct {
 	Time    time.Time    `json:"time"`
 	Devices []DeviceView `json:"devices,omitempty"`
@@ -40,4 +42,21 @@ type DeviceDetail struct {
 	Jobs       []Job       `json:"jobs"`                 // newest first
 	Candidates []wire.Disk `json:"candidates,omitempty"` // disks that an approval may name now; empty unless the job waits for one
 	Erasable   []wire.Disk `json:"erasable,omitempty"`   // disks that Erase may name now; empty unless the PC waits
+	Records    []Record    `json:"records,omitempty"`    // that were merged into it
+	Doubts     []OpenDoubt `json:"open_doubts,omitempty"`
+	Shown      []Face      `json:"shown,omitempty"`    // how it has shown itself, merged records included
+	Followed   []DiskStory `json:"followed,omitempty"` // disks that are or were in it, wherever else they were
+}
+
+// Record is one that was merged into another.
+type Record struct {
+	ID     string `json:"id"`
+	Number int    `json:"number"`
+	Direct bool   `json:"direct"` // a split can take it out again
+}
+
+// OpenDoubt is one that somebody has to decide, with the number of the other record.
+type OpenDoubt struct {
+	Doubt
+	Number int `json:"number,omitempty"` // 0: there is none
 }

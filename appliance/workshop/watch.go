@@ -28,6 +28,7 @@ func poke(c chan struct{}) {
 
 // touch marks a device as changed for every watcher.
 func (r *Registry) touch(device string, notable bool) {
+	device = r.root(device)
 	for w := range r.watchers {
 		w.devices[device] = true
 		if notable {
@@ -97,6 +98,9 @@ func (r *Registry) update(w *watcher) Update {
 	defer r.mu.Unlock()
 	u := Update{Time: r.cfg.Now().UTC()}
 	for id := range w.devices {
+		if r.devices[id].Into != "" { // merged since
+			continue
+		}
 		u.Devices = append(u.Devices, r.deviceView(r.devices[id]))
 	}
 	for id := range w.lots {
@@ -119,6 +123,9 @@ func (r *Registry) View() View {
 func (r *Registry) view() View {
 	v := View{Time: r.cfg.Now().UTC()}
 	for _, d := range r.devices {
+		if d.Into != "" {
+			continue
+		}
 		v.Devices = append(v.Devices, r.deviceView(d))
 	}
 	for _, l := range r.lots {
@@ -134,8 +141,8 @@ func (r *Registry) Jobs(device string) []Job {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var all []Job
-	for _, id := range r.history[device] {
-		all = append(all, *r.jobs[id])
+	for _, j := range r.jobsOf(device) {
+		all = append(all, *j)
 	}
 	return all
 }
@@ -157,7 +164,7 @@ func (r *Registry) LotDevices(lot string) []DeviceView {
 	defer r.mu.Unlock()
 	var all []DeviceView
 	for _, d := range r.devices {
-		if d.Lot == lot {
+		if d.Lot == lot && d.Into == "" {
 			all = append(all, r.deviceView(d))
 		}
 	}
@@ -165,27 +172,36 @@ func (r *Registry) LotDevices(lot string) []DeviceView {
 	return all
 }
 
-// Device returns one device with all its jobs.
+// Device returns one device with all its jobs. The id of a record that was merged
+// into it leads there.
 func (r *Registry) Device(id string) (DeviceDetail, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	v := r.devices[id]
+	v := r.devices[r.root(id)]
 	if v == nil {
 		return DeviceDetail{}, false
 	}
+	id = v.ID
 	d := DeviceDetail{DeviceView: r.deviceView(v), Candidates: r.candidates(v, r.newest(id)), Erasable: r.erasable(v)}
 	if l := r.lots[v.Lot]; l != nil {
 		d.Lot = new(*l)
 	}
-	for _, j := range slices.Backward(r.history[id]) {
-		d.Jobs = append(d.Jobs, *r.jobs[j])
+	for _, j := range slices.Backward(r.jobsOf(id)) {
+		d.Jobs = append(d.Jobs, *j)
 	}
+	r.detailTies(&d, v)
 	return d, true
 }
 
 func (r *Registry) deviceView(d *Device) DeviceView {
 	p := r.at(d.ID)
 	v := DeviceView{Device: *d, Job: r.newest(d.ID), Progress: p.progress, Online: r.online(p), Flow: p.flow}
+	for _, m := range r.group(d.ID)[1:] {
+		v.Numbers = append(v.Numbers, m.Number)
+	}
+	if len(v.Numbers) > 0 {
+		v.Report = r.lastReport(d)
+	}
 	if p.heard.After(v.Seen) {
 		v.Seen = p.heard.UTC()
 	}
