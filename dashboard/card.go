@@ -173,19 +173,31 @@ var fixed = map[string]string{
 	"Say why in a few words":                                                                              "next.reason",
 	"The disk of this PC has not been written and read back":                                              "why.unproven",
 	"Image it first": "next.install",
+	"One of them has left the house and the other is here: one PC can't be in two places":     "why.merge.away",
+	"A job waits or runs under both numbers":                                                  "why.merge.both",
+	"Both have left the house: that makes two PCs":                                            "why.merge.gone",
+	"The number that would go was worked on after the job under the one that stays had begun": "why.merge.later",
+	"If one of them came back or was never there, move it first":                              "next.merge.back",
+	"Cancel that job first": "next.merge.cancel",
+	"Keep that number instead, wait until the job is done, or cancel it": "next.merge.keep",
+	"Keep the other number, or move this one to received first":          "next.merge.other",
+	"Wait until one of them is done, or cancel it":                       "next.merge.wait",
 }
 
 // counted are sentences with one number in them, which stands here as #, or one
 // that is written out.
 var counted = map[string]string{
-	"only # % of its spare memory is left":           "health.why.spare",
-	"# % of its life is used":                        "health.why.life",
-	"# sectors can't be read":                        "health.why.unreadable",
-	"# sectors had to be replaced":                   "health.why.replaced",
-	"one sector can't be read":                       "health.why.unreadable",
-	"one sector had to be replaced":                  "health.why.replaced",
-	"more than a million sectors can't be read":      "health.why.manyunreadable",
-	"more than a million sectors had to be replaced": "health.why.manyreplaced",
+	"only # % of its spare memory is left":            "health.why.spare",
+	"# % of its life is used":                         "health.why.life",
+	"# sectors can't be read":                         "health.why.unreadable",
+	"# sectors had to be replaced":                    "health.why.replaced",
+	"A job waits or runs under number #":              "why.merge.job",
+	"Number # is not in the house by its record":      "why.merge.out",
+	"The disk that was imaged was seen in PC # since": "why.elsewhere",
+	"one sector can't be read":                        "health.why.unreadable",
+	"one sector had to be replaced":                   "health.why.replaced",
+	"more than a million sectors can't be read":       "health.why.manyunreadable",
+	"more than a million sectors had to be replaced":  "health.why.manyreplaced",
 }
 
 // english is a sentence of the appliance or of an agent.

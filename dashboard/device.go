@@ -3,6 +3,7 @@ package dashboard
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -54,8 +55,10 @@ func devicesOf(v workshop.View, find string) Devices {
 
 // matches looks for text where people look: on the sticker, the case, the disk.
 func matches(v workshop.DeviceView, donor, want string) bool {
-	if strconv.Itoa(v.Number) == strings.TrimLeft(want, "#0 ") {
-		return true
+	for _, n := range append([]int{v.Number}, v.Numbers...) {
+		if strconv.Itoa(n) == strings.TrimLeft(want, "#0 ") {
+			return true
+		}
 	}
 	id := v.Report.Identity
 	in := []string{id.Manufacturer + " " + id.Model, id.SystemSerial, id.BoardSerial, id.ChassisSerial, donor}
@@ -94,6 +97,7 @@ type DevicePage struct {
 	Starts   []StartCard // its last ones
 	Papers   []paperLink
 	NoPapers bool // its history is damaged
+	Ties     Ties
 }
 
 // look collects what the page of one device shows.
@@ -113,7 +117,17 @@ func (d *Dashboard) look(c echo.Context) (DevicePage, error) {
 		return p, err
 	}
 	p.Story = storyOf(events, people)
-	if p.Papers, err = d.papersOf(ctx, v.ID); err != nil {
+	p.Ties = tiesOf(d.langs.of(c.Request()), v, can(c, Lead))
+	p.Papers, err = d.papersOf(ctx, v.ID)
+	for _, r := range v.Records {
+		if err == nil {
+			var more []paperLink
+			more, err = d.papersOf(ctx, r.ID)
+			p.Papers = append(p.Papers, more...)
+		}
+	}
+	slices.SortStableFunc(p.Papers, func(a, b paperLink) int { return b.Time.Compare(a.Time) })
+	if err != nil {
 		// The page is needed at the bench all the same.
 		d.cfg.Log.Error("papers", "device", v.Number, "err", err)
 		p.NoPapers = true
@@ -133,6 +147,9 @@ func (d *Dashboard) device(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if p.ID != c.Param("id") { // the number that it had leads to the one it has
+		return c.Redirect(http.StatusSeeOther, "/devices/"+p.ID)
+	}
 	w := d.langs.of(c.Request())
 	return d.render(c, http.StatusOK, "device", page{Head: w.T("device.number", "N", p.Number), Nav: "devices", Live: true, Body: p})
 }
@@ -141,11 +158,13 @@ func (d *Dashboard) device(c echo.Context) error {
 // only when it differs, so that nothing is lost from a form being filled in.
 func (d *Dashboard) deviceStream(c echo.Context) error {
 	id := c.Param("id")
-	if _, ok := d.cfg.Registry.Device(id); !ok {
+	v, ok := d.cfg.Registry.Device(id)
+	if !ok {
 		return echo.ErrNotFound
 	}
+	id = v.ID
 	w := d.langs.of(c.Request())
-	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-in", "device-log", "device-papers", "device-starts"}
+	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-ties", "device-in", "device-log", "device-papers", "device-starts"}
 	seen := map[string]string{}
 	return d.follow(c, func(u *workshop.Update) (string, error) {
 		if u != nil && !touches(u, id) {
@@ -264,6 +283,12 @@ func (d *Dashboard) export(c echo.Context) error {
 	if !ok {
 		return echo.ErrNotFound
 	}
+	id, number := v.ID, v.Number
+	for _, r := range v.Records { // a merged one has a history of its own
+		if r.ID == c.Param("id") {
+			id, number = r.ID, r.Number
+		}
+	}
 	format := c.Param("format")
 	types := map[string]string{FormatJSONL: "application/jsonl; charset=utf-8", FormatCSV: "text/csv; charset=utf-8", FormatHTML: "text/html; charset=utf-8"}
 	kind, ok := types[format]
@@ -273,8 +298,8 @@ func (d *Dashboard) export(c echo.Context) error {
 	// It is made whole before a byte of it goes out: a history that doesn't hold
 	// together must not look like one.
 	var b strings.Builder
-	if err := d.cfg.History.Export(c.Request().Context(), &b, v.ID, format); err != nil {
-		return fmt.Errorf("export of device %d: %w", v.Number, err)
+	if err := d.cfg.History.Export(c.Request().Context(), &b, id, format); err != nil {
+		return fmt.Errorf("export of device %d: %w", number, err)
 	}
 	where := "attachment"
 	if format == FormatHTML {
@@ -282,6 +307,6 @@ func (d *Dashboard) export(c echo.Context) error {
 		// The page brings its own style; scripts stay shut out.
 		c.Response().Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'")
 	}
-	c.Response().Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", where, fmt.Sprintf("device-%d.%s", v.Number, format)))
+	c.Response().Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", where, fmt.Sprintf("device-%d.%s", number, format)))
 	return c.Blob(http.StatusOK, kind, []byte(b.String()))
 }

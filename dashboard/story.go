@@ -64,6 +64,14 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 			l.Tone, l.Icon, l.What, l.Why = toneFail, "warn", Say{ID: "story.suspected"}, Say{ID: "suspect.next"}
 		case "cleared":
 			l.Tone, l.Icon, l.What, l.Why = toneDone, "check", Say{ID: "story.cleared"}, Say{}
+		case "merged_from", "merged_into", "split_off", "kept_apart":
+			l.Tone, l.Icon, l.What = toneIdle, "chain", Say{ID: "story." + e.Kind, Pairs: []any{"N", clean(e.Params["number"], 16)}}
+		case "split_from":
+			l.Tone, l.Icon, l.What = toneIdle, "chain", Say{ID: "story.split_from", Pairs: []any{"N", clean(e.Params["from_number"], 16)}}
+		case "identity_doubt":
+			l.Tone, l.Icon, l.What, l.Why = toneHold, "ask", Say{ID: "story.identity_doubt"}, Say{}
+		case "doubt_settled":
+			l.Tone, l.Icon, l.What = toneIdle, "check", Say{ID: "story.doubt_settled"}
 		case "device_moved":
 			l.Tone, l.Icon, l.What = toneIdle, "next", Say{ID: "story.moved." + clean(e.To, 32)}
 		}

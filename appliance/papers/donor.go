@@ -107,8 +107,9 @@ func donorReport(house facts, lot string, devices []facts, key ed25519.PrivateKe
 		return nil, notFound("There is no such lot in the history of the house")
 	}
 	kinds, months := map[string]int{}, map[string]int{}
+	results := map[string]outcomeOf{} // by medium; the last attempt counts, in whichever device
 	for _, f := range devices {
-		d, err := donorLine(f, key, &p.Counts, months)
+		d, err := donorLine(f, key, &p.Counts, months, results)
 		if err != nil {
 			return nil, fmt.Errorf("device %d: %w", f.number(), err)
 		}
@@ -129,7 +130,31 @@ func donorReport(house facts, lot string, devices []facts, key ed25519.PrivateKe
 		p.Carbon = append(p.Carbon, Carbon{k, kinds[k], factors[k][0], factors[k][1]})
 	}
 	p.Months = hide(months)
+	media, err := firstSeen(devices)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range media {
+		c := &p.Counts
+		c.Media++
+		switch r, tried := results[m]; {
+		case !tried:
+			c.Untouched++
+		case r.result == wire.Erased:
+			c.Erased++
+		case r.result == wire.ErasedExceptions:
+			c.Exceptions++
+		default:
+			c.NotErased++
+		}
+	}
 	return p, nil
+}
+
+// outcomeOf is what an attempt to erase a medium came to.
+type outcomeOf struct {
+	result wire.ErasureResult
+	at     time.Time
 }
 
 // hide counts months out only where no month with fewer than five can be worked
@@ -168,11 +193,11 @@ type counted struct {
 }
 
 // donorLine makes the line of one device and counts it.
-func donorLine(f facts, key ed25519.PrivateKey, c *Counts, months map[string]int) (counted, error) {
+func donorLine(f facts, key ed25519.PrivateKey, c *Counts, months map[string]int, results map[string]outcomeOf) (counted, error) {
 	d := counted{DonorLine: DonorLine{State: string(workshop.Received), Papers: []PaperRef{}}}
 	var moved time.Time
 	for _, l := range f.lines {
-		if to := l.To; to != "" && (l.Kind == "device_created" || l.Kind == "device_moved") {
+		if to := l.To; to != "" && (l.Kind == "device_created" || l.Kind == "device_moved" || l.Kind == "split_from") {
 			d.State, moved = workshop.Text(to), l.Time
 		}
 		d.Basis = basisOf(f.device, l)
@@ -182,39 +207,36 @@ func donorLine(f facts, key ed25519.PrivateKey, c *Counts, months map[string]int
 		return d, err
 	}
 	d.Device = f.about(rep)
-	papers, err := of(f, key)
+	var imaged time.Time
+	for _, a := range f.all() {
+		papers, err := of(a, key)
+		if err != nil {
+			return d, err
+		}
+		for _, p := range papers {
+			if p.no != nil {
+				continue
+			}
+			switch v := p.content.(type) {
+			case *ErasurePaper:
+				key := mediumKey(v.Medium.DiskID)
+				if v.Medium.Serial == "" {
+					key = f.device + " " + key
+				}
+				if !p.basis.Time.Before(results[key].at) {
+					results[key] = outcomeOf{v.Result, p.basis.Time}
+				}
+			case *ImagingPaper:
+				if !p.basis.Time.Before(imaged) {
+					d.refurbished, imaged = v.Result == ReadBack, p.basis.Time
+				}
+			}
+			d.Papers = append(d.Papers, PaperRef{Kind: p.kind, ID: p.id, SHA256: hashOf(p.file), Result: resultOf(p.content)})
+		}
+	}
+	media, err := firstSeen([]facts{f})
 	if err != nil {
 		return d, err
-	}
-	results := map[string]wire.ErasureResult{} // by medium; the last attempt counts
-	for _, p := range papers {
-		if p.no != nil {
-			continue
-		}
-		switch v := p.content.(type) {
-		case *ErasurePaper:
-			results[mediumKey(v.Medium.DiskID)] = v.Result
-		case *ImagingPaper:
-			d.refurbished = v.Result == ReadBack
-		}
-		d.Papers = append(d.Papers, PaperRef{Kind: p.kind, ID: p.id, SHA256: hashOf(p.file), Result: resultOf(p.content)})
-	}
-	media, err := firstSeen(f)
-	if err != nil {
-		return d, err
-	}
-	for _, m := range media {
-		c.Media++
-		switch r, tried := results[m]; {
-		case !tried:
-			c.Untouched++
-		case r == wire.Erased:
-			c.Erased++
-		case r == wire.ErasedExceptions:
-			c.Exceptions++
-		default:
-			c.NotErased++
-		}
 	}
 	var refusal *workshop.Refusal
 	switch _, err := noStorage(f); {
@@ -262,16 +284,32 @@ func mediumKey(id wire.DiskID) string {
 }
 
 // firstSeen lists the media that may have held data when they were first seen in
-// a device. What one that came blank holds later, we put there.
-func firstSeen(f facts) (media []string, err error) {
+// any of the devices, each once: a disk goes from one to the other. What one that
+// came blank holds later, we put there.
+func firstSeen(devices []facts) (media []string, err error) {
+	type sight struct {
+		line
+		f facts
+	}
+	var all []sight
+	for _, f := range devices {
+		for _, l := range f.allReports() {
+			all = append(all, sight{l, f})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b sight) int { return a.Time.Compare(b.Time) })
 	seen := map[string]bool{}
-	for _, l := range f.reports() {
-		rep, err := document[wire.Report](f, l)
+	for _, l := range all {
+		rep, err := document[wire.Report](l.f, l.line)
 		if err != nil {
 			return nil, err
 		}
 		for _, d := range rep.Disks {
-			if k := mediumKey(d.DiskID); !seen[k] {
+			k := mediumKey(d.DiskID)
+			if d.Serial == "" {
+				k = l.f.device + " " + k // a path names a disk in one PC only
+			}
+			if !seen[k] {
 				if seen[k] = true; mayHold(d.Class) {
 					media = append(media, k)
 				}

@@ -27,6 +27,70 @@ type facts struct {
 	// keyless: the history of the house is damaged, and nobody knows when its key
 	// was changed.
 	keyless bool
+	// also are the histories of records that were merged into this one and still
+	// are; their documents are among docs.
+	also []facts
+}
+
+// merged reports whether this record only leads to another one, and to which number.
+func (f facts) merged() (number string, ok bool) {
+	for _, l := range f.lines {
+		switch l.Kind {
+		case "merged_into":
+			number, ok = workshop.Text(l.Params["number"]), true
+		case "split_from":
+			number, ok = "", false
+		}
+	}
+	return number, ok
+}
+
+// absorbed lists the records that are merged into this one.
+func absorbed(events []workshop.Event) (ids []string) {
+	for _, e := range events {
+		switch id := e.Params["device"]; e.Kind {
+		case "merged_from":
+			ids = append(ids, id)
+		case "split_off":
+			ids = slices.DeleteFunc(ids, func(x string) bool { return x == id })
+		}
+	}
+	return ids
+}
+
+// mixed reports whether the history has held two PCs, so that nobody can tell
+// which of them a report was of.
+func (f facts) mixed() bool {
+	since := map[string]bool{} // record → something was reported since it was merged
+	for i, l := range f.lines {
+		switch l.Kind {
+		case "merged_from":
+			since[l.Params["device"]] = false
+		case "report":
+			for id := range since {
+				since[id] = true
+			}
+		case "split_off":
+			if told, merged := since[l.Params["device"]]; told || !merged {
+				return true
+			}
+			delete(since, l.Params["device"])
+		case "split_from":
+			if i == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// all are this history and those of the records that were merged into it.
+func (f facts) all() []facts {
+	all := []facts{f}
+	for _, a := range f.also {
+		all = append(all, a.all()...)
+	}
+	return all
 }
 
 // rotation is a change of the appliance's key.
@@ -108,7 +172,7 @@ func (f facts) about(rep wire.Report) Device {
 // number is the device's in its workshop; 0 if the history doesn't say.
 func (f facts) number() int {
 	for _, l := range f.lines {
-		if l.Kind == "device_created" {
+		if l.Kind == "device_created" || l.Kind == "split_from" && l.seq == 1 {
 			n, _ := strconv.Atoi(l.Params["number"])
 			return n
 		}
@@ -119,7 +183,7 @@ func (f facts) number() int {
 // lot is the one the device came in, or joined first.
 func (f facts) lot() string {
 	for _, l := range f.lines {
-		if id := l.Params["lot"]; id != "" && (l.Kind == "device_created" || l.Kind == "lot_joined") {
+		if id := l.Params["lot"]; id != "" && (l.Kind == "device_created" || l.Kind == "lot_joined" || l.Kind == "split_from" && l.seq == 1) {
 			return workshop.Text(id)
 		}
 	}
@@ -129,6 +193,16 @@ func (f facts) lot() string {
 // reports are the lines of a PC's own words on itself, in their order.
 func (f facts) reports() []line {
 	return slices.DeleteFunc(slices.Clone(f.lines), func(l line) bool { return l.Kind != "report" || l.Evidence == "" })
+}
+
+// allReports are those of the whole group by time: the first one shows what the PC
+// came with.
+func (f facts) allReports() (lines []line) {
+	for _, a := range f.all() {
+		lines = append(lines, a.reports()...)
+	}
+	slices.SortStableFunc(lines, func(a, b line) int { return a.Time.Compare(b.Time) })
+	return lines
 }
 
 // job are the lines of one job.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"time"
 
@@ -164,7 +165,46 @@ func (o *Office) facts(ctx context.Context, device string) (facts, error) {
 	return o.check(ctx, device, entries)
 }
 
+// maxMerged bounds how deep records may lie in each other.
+const maxMerged = 16
+
 func (o *Office) check(ctx context.Context, device string, entries []audit.Entry) (facts, error) {
+	f, err := o.checkOne(ctx, device, entries)
+	if err != nil || device == "" {
+		return f, err
+	}
+	return f, o.join(ctx, &f, map[string]bool{device: true})
+}
+
+// join adds the histories of the records that were merged into a device's.
+func (o *Office) join(ctx context.Context, f *facts, seen map[string]bool) error {
+	events := make([]workshop.Event, len(f.lines))
+	for i, l := range f.lines {
+		events[i] = l.Event
+	}
+	for _, id := range absorbed(events) {
+		if seen[id] || len(seen) > maxMerged {
+			continue
+		}
+		seen[id] = true
+		entries, err := o.src.Chain(ctx, id)
+		if err != nil {
+			return err
+		}
+		a, err := o.checkOne(ctx, id, entries)
+		if err != nil {
+			return err
+		}
+		if err := o.join(ctx, &a, seen); err != nil {
+			return err
+		}
+		f.also = append(f.also, a)
+		maps.Copy(f.docs, a.docs)
+	}
+	return nil
+}
+
+func (o *Office) checkOne(ctx context.Context, device string, entries []audit.Entry) (facts, error) {
 	if len(entries) == 0 {
 		return facts{}, notFound("There is no such history")
 	}
@@ -331,7 +371,9 @@ func (o *Office) donor(ctx context.Context, lot string) (*DonorPaper, []facts, e
 		if in := f.lot(); in != "" && in != lot {
 			return nil, nil, fmt.Errorf("the records say that device %s came with lot %s, its history says %s: bring back a copy of the records", id, lot, in)
 		}
-		devices = append(devices, f)
+		if _, ok := f.merged(); !ok { // the record that it leads to has its line
+			devices = append(devices, f)
+		}
 	}
 	p, err := donorReport(house, lot, devices, o.key)
 	return p, devices, err
@@ -350,13 +392,15 @@ func (o *Office) WriteLot(ctx context.Context, w io.Writer, lot string) error {
 	}
 	files := [][]byte{report}
 	for _, f := range devices {
-		all, err := of(f, o.key)
-		if err != nil {
-			return err
-		}
-		for _, m := range all {
-			if m.no == nil {
-				files = append(files, m.file)
+		for _, a := range f.all() {
+			all, err := of(a, o.key)
+			if err != nil {
+				return err
+			}
+			for _, m := range all {
+				if m.no == nil {
+					files = append(files, m.file)
+				}
 			}
 		}
 	}

@@ -64,7 +64,13 @@ func noStorage(f facts) (*NoStoragePaper, error) {
 	no := func(why, next string) (*NoStoragePaper, error) {
 		return nil, &workshop.Refusal{Kind: workshop.Conflict, Message: why, Next: next}
 	}
-	all := f.reports()
+	if n, ok := f.merged(); ok {
+		return no("This record was merged into number "+n, "Look for the paper there")
+	}
+	if f.mixed() {
+		return no("Two PCs were in one record: what each of them came with is not known", "")
+	}
+	all := f.allReports()
 	if len(all) == 0 {
 		return no("Nobody has looked into this PC yet", "Start it from the network")
 	}
@@ -85,7 +91,7 @@ func noStorage(f facts) (*NoStoragePaper, error) {
 	p := &NoStoragePaper{
 		Device: f.about(rep), Looked: first.Time, Agent: rep.Agent, Kernel: rep.Kernel, Boot: rep.BootID,
 		Disks: []DiskSeen{}, Controllers: append([]string{}, rep.Controllers...), Hidden: []string{}, Later: []DiskSeen{},
-		Basis: basisOf(f.device, first),
+		Basis: basisOf(first.Device, first),
 	}
 	count := map[string]int{}
 	for _, d := range rep.Disks {
@@ -112,12 +118,14 @@ func noStorage(f facts) (*NoStoragePaper, error) {
 				continue // it was there and blank: what it holds now came later
 			}
 			p.Later = append(p.Later, DiskSeen{d.DiskID, d.Transport, d.Class, l.Time})
-			p.Basis = basisOf(f.device, l)
+			p.Basis = basisOf(l.Device, l)
 		}
 	}
-	for _, l := range f.lines {
-		if l.seq <= first.seq && (l.Kind == "device_created" || l.seq == first.seq) {
-			p.History = append(p.History, stepOf(l))
+	for _, a := range f.all() {
+		for _, l := range a.lines {
+			if a.device == first.Device && l.seq <= first.seq && (l.Kind == "device_created" || l.seq == first.seq) {
+				p.History = append(p.History, stepOf(l))
+			}
 		}
 	}
 	return p, nil

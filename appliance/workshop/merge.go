@@ -59,18 +59,14 @@ func (r *Registry) mergeable(keep, gone *Device) *Refusal {
 	case b != nil && b.State.Live():
 		return no("Keep that number instead, wait until the job is done, or cancel it", "A job waits or runs under number %d", gone.Number)
 	case a != nil && b != nil && a.State.Live() && r.order[b.ID] > r.order[a.ID]:
-		return no("Cancel that job first", "Number %d was worked on after the job under number %d had begun", gone.Number, keep.Number)
+		return no("Cancel that job first", "The number that would go was worked on after the job under the one that stays had begun")
 	case (k == DeviceLost || k == Expected) && g != k:
 		return no("Keep the other number, or move this one to received first", "Number %d is not in the house by its record", keep.Number)
 	case g == DeviceLost || g == Expected:
 	case k.left() && g.left():
-		return no("If one of them came back or was never there, move it first", "Numbers %d and %d have both left the house: that makes two PCs", keep.Number, gone.Number)
+		return no("If one of them came back or was never there, move it first", "Both have left the house: that makes two PCs")
 	case k.left() != g.left():
-		away, here := keep, gone
-		if g.left() {
-			away, here = gone, keep
-		}
-		return no("If it came back, move it to returned first", "Number %d has left the house and number %d is here: one PC can't be in two places", away.Number, here.Number)
+		return no("If one of them came back or was never there, move it first", "One of them has left the house and the other is here: one PC can't be in two places")
 	}
 	return nil
 }
