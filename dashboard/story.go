@@ -3,6 +3,7 @@ package dashboard
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,10 +65,16 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 			l.Tone, l.Icon, l.What, l.Why = toneFail, "warn", Say{ID: "story.suspected"}, Say{ID: "suspect.next"}
 		case "cleared":
 			l.Tone, l.Icon, l.What, l.Why = toneDone, "check", Say{ID: "story.cleared"}, Say{}
-		case "merged_from", "merged_into", "split_off", "kept_apart":
-			l.Tone, l.Icon, l.What = toneIdle, "chain", Say{ID: "story." + e.Kind, Pairs: []any{"N", clean(e.Params["number"], 16)}}
+		case "merged_from":
+			l.Tone, l.Icon, l.What = toneIdle, "chain", numbered("story.merged_from", e.Params["number"])
+		case "merged_into":
+			l.Tone, l.Icon, l.What = toneIdle, "chain", numbered("story.merged_into", e.Params["number"])
+		case "split_off":
+			l.Tone, l.Icon, l.What = toneIdle, "chain", numbered("story.split_off", e.Params["number"])
 		case "split_from":
-			l.Tone, l.Icon, l.What = toneIdle, "chain", Say{ID: "story.split_from", Pairs: []any{"N", clean(e.Params["from_number"], 16)}}
+			l.Tone, l.Icon, l.What = toneIdle, "chain", numbered("story.split_from", e.Params["from_number"])
+		case "kept_apart":
+			l.Tone, l.Icon, l.What = toneIdle, "chain", numbered("story.kept_apart", e.Params["number"])
 		case "identity_doubt":
 			l.Tone, l.Icon, l.What, l.Why = toneHold, "ask", Say{ID: "story.identity_doubt"}, Say{}
 		case "doubt_settled":
@@ -78,6 +85,12 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 		lines = append(lines, l)
 	}
 	return lines
+}
+
+// numbered says a message about the PC of a number.
+func numbered(id, number string) Say {
+	n, _ := strconv.Atoi(number) // our own line
+	return Say{ID: id, Pairs: []any{"N", n}}
 }
 
 // actorOf says who did it.
