@@ -53,9 +53,8 @@ func Run(ctx context.Context, cfg Config) (wire.Outcome, error) {
 	if err != nil {
 		a.log.Error("drivers", "err", err) // what the kernel has built in may do
 	}
-	lease, err := link.Up(ctx, cfg.MAC, a.log, func(what string) {
-		a.show(screen.View{Kind: screen.Working, Title: "Network", Detail: what, Percent: -1})
-	})
+	wait := noNetwork{show: a.show, gaps: found.Gaps, last: time.Now(), load: func(ctx context.Context) (drivers.Result, error) { return drivers.Load(ctx, "/") }}
+	lease, err := link.Up(ctx, cfg.MAC, a.log, func(what string) { wait.says(ctx, what) })
 	if err != nil {
 		return wire.Outcome{}, fmt.Errorf("no network: %w", err)
 	}
@@ -153,6 +152,9 @@ func (a *agent) examine(ctx context.Context, found drivers.Result) wire.Report {
 		}
 	}
 	r.Agent, r.Stick = a.cfg.Version, a.cfg.Stick
+	if l := a.lease; l != nil {
+		r.Network = &wire.Network{Card: l.Interface, CarrierMS: l.Carrier.Milliseconds(), AddressMS: l.Waited.Milliseconds()}
+	}
 	r.Gaps = append(r.Gaps, found.Gaps...)
 	for _, f := range found.Failed {
 		r.Problems = append(r.Problems, text("driver "+f.Module+": "+f.Reason))

@@ -213,7 +213,7 @@ func startsOf(starts []*trace.Start, house []trace.Line, mode string, v workshop
 		}
 	}
 	for _, l := range house {
-		if l.Problem == "other" && now.Sub(l.End()) < otherFor {
+		if l.Problem == "other" && !p.Proxy && now.Sub(l.End()) < otherFor {
 			p.Server = clean(l.Server, maxLine)
 		}
 	}

@@ -116,7 +116,8 @@ var usbWords = map[string]string{
 
 // matters gives a device's identity for a Gap, or "" when nobody here misses
 // it. A USB device of its vendor's own class may be anything, mostly a
-// fingerprint reader; it is named only when the PC has no network otherwise.
+// fingerprint reader; it, and a wireless card, is named only when the PC has no
+// network otherwise.
 func (d device) matters(noNetwork bool) (id, what string) {
 	if m := pciAlias.FindStringSubmatch(d.modalias); m != nil {
 		id = strings.ToLower("pci " + m[1] + ":" + m[2])
@@ -127,6 +128,9 @@ func (d device) matters(noNetwork bool) (id, what string) {
 		}
 		if what = pciWords[strings.ToLower(m[3]+m[4])]; what != "" {
 			return id, what
+		}
+		if m[3] == "02" && noNetwork { // a PC with Wi-Fi alone
+			return id, "wireless or other network adapter"
 		}
 		return "", ""
 	}

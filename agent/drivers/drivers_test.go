@@ -214,8 +214,14 @@ func TestGaps(t *testing.T) {
 		{"a network adapter without a driver, and sound that nobody misses", func(p *pc) {
 			p.device("pci", "0000:03:00.0", "pci:v000010ECd00008126sv00001043sd00008505bc02sc00i00")
 			p.device("pci", "0000:00:1b.0", "pci:v00008086d0000293Esv00001AF4sd00001100bc04sc03i00")
-			p.device("pci", "0000:04:00.0", "pci:v00008086d00002723sv00008086sd00000084bc02sc80i00")
 		}, []wire.Gap{{ID: "pci 10ec:8126", What: "wired network adapter", Reason: "no driver in our boot files"}}},
+		{"nothing but Wi-Fi", func(p *pc) {
+			p.device("pci", "0000:04:00.0", "pci:v00008086d00002723sv00008086sd00000084bc02sc80i00")
+		}, []wire.Gap{{ID: "pci 8086:2723", What: "wireless or other network adapter", Reason: "no driver in our boot files"}}},
+		{"Wi-Fi beside a card that works", func(p *pc) {
+			p.device("pci", "0000:04:00.0", "pci:v00008086d00002723sv00008086sd00000084bc02sc80i00")
+			p.write("sys/class/net/eth0/address", "52:54:00:12:34:56")
+		}, nil},
 		{"the driver is there but lets the device be", func(p *pc) {
 			p.device("pci", "0000:00:1f.2", sata)
 		}, []wire.Gap{{ID: "pci 8086:2922", What: "SATA storage controller", Reason: "the driver ahci did not take it"}}},

@@ -28,18 +28,27 @@ const (
 type Lease struct {
 	Interface string
 	Address   *net.IPNet
-	Router    net.IP // nil without one
+	Router    net.IP        // nil without one
+	Carrier   time.Duration // from switching the card on until it had a cable
+	Waited    time.Duration // from then to the address
 
 	index int
 	dhcp  *nclient4.Lease
 	log   *slog.Logger
 }
 
+// What Up waits for, as it tells; else it asks for an address.
+const (
+	NoCard  = "no network card was found"
+	NoCable = "waiting for the network cable"
+)
+
 // Up waits for a cable and an address, as long as ctx lasts. mac is the card
 // that the PC booted from; with nil every card is tried. say is told what it
 // waits for.
 func Up(ctx context.Context, mac net.HardwareAddr, log *slog.Logger, say func(what string)) (*Lease, error) {
 	start := time.Now()
+	on, cable := map[int]time.Time{}, map[int]time.Time{} // by card: when it was switched on, when it had its cable
 	for {
 		cards, err := cards()
 		if err != nil {
@@ -48,15 +57,22 @@ func Up(ctx context.Context, mac net.HardwareAddr, log *slog.Logger, say func(wh
 		ready := ready(cards, mac, time.Since(start) < preferred)
 		switch {
 		case len(cards) == 0:
-			say("no network card was found")
+			say(NoCard)
 		case len(ready) == 0:
-			say("waiting for the network cable")
+			say(NoCable)
+		}
+		for _, l := range cards {
+			mark(on, l)
+			if l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
+				mark(cable, l)
+			}
 		}
 		for _, l := range ready {
 			say("asking for an address on " + l.Attrs().Name)
 			lease, err := ask(ctx, l)
 			if err == nil {
 				lease.log = log
+				lease.Carrier, lease.Waited = cable[lease.index].Sub(on[lease.index]), time.Since(cable[lease.index])
 				return lease, nil
 			}
 			if ctx.Err() != nil {
@@ -69,6 +85,13 @@ func Up(ctx context.Context, mac net.HardwareAddr, log *slog.Logger, say func(wh
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
+	}
+}
+
+// mark notes the first time.
+func mark(at map[int]time.Time, l netlink.Link) {
+	if i := l.Attrs().Index; at[i].IsZero() {
+		at[i] = time.Now()
 	}
 }
 

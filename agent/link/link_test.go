@@ -156,7 +156,10 @@ func TestUp(t *testing.T) {
 		if lease.Interface != "pc1" || lease.Address.String() != "10.77.0.50/24" || lease.Router.String() != "10.77.0.1" {
 			t.Errorf("%+v", lease)
 		}
-		if !slices.Contains(said, "waiting for the network cable") || !slices.Contains(said, "asking for an address on pc1") {
+		if lease.Carrier < poll || lease.Carrier > 20*time.Second || lease.Waited <= 0 || lease.Waited > 20*time.Second {
+			t.Errorf("it says that the cable came after %v, and the address %v later", lease.Carrier, lease.Waited)
+		}
+		if !slices.Contains(said, NoCable) || !slices.Contains(said, "asking for an address on pc1") {
 			t.Errorf("said %v", said)
 		}
 		if got := addresses(t, "pc1"); !slices.Equal(got, []string{"10.77.0.50/24"}) {

@@ -95,7 +95,7 @@ func TestDiagnose(t *testing.T) {
 		{"we said nothing", "", "0 discover via=pxe err=came_over_a_relay\n4 discover via=pxe err=came_over_a_relay", 12, "unanswered", "firmware✗", "over a relay"},
 
 		// 9: not netbooting.
-		{"a phone", "", "0 discover\n0 offer\n0 request\n0 ack ip=10.77.0.120", 500, "not-netboot", "firmware", "isn't starting from the network"},
+		{"a phone", "", "0 discover\n0 offer\n0 request\n0 ack ip=10.77.0.120", 500, "not-netboot", "firmware", "isn’t starting from the network"},
 		{"a phone and a full pool", "", "0 discover problem=pool", 500, "not-netboot", "firmware", ""},
 
 		// 10: scripts.

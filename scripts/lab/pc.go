@@ -26,16 +26,17 @@ const (
 	HTTPBootSecure Firmware = "httpboot-secure" // both
 	IA32           Firmware = "ia32"            // OVMF of 32 bits on a processor of 64
 	IA32HTTPBoot   Firmware = "ia32-httpboot"   // the same, HTTP Boot and no PXE
+	OtherKeys      Firmware = "otherkeys"       // OVMF with Secure Boot on and none of Microsoft's keys: it boots nothing of ours
 )
 
-// Firmwares are all kinds.
+// Firmwares are all kinds that boot.
 var Firmwares = []Firmware{BIOS, UEFI, SecureBoot, HTTPBoot, HTTPBootSecure, IA32, IA32HTTPBoot}
 
 // ByHTTP says whether the firmware boots by HTTP alone.
 func (f Firmware) ByHTTP() bool { return f == HTTPBoot || f == HTTPBootSecure || f == IA32HTTPBoot }
 
 // Secure says whether Secure Boot is on.
-func (f Firmware) Secure() bool { return f == SecureBoot || f == HTTPBootSecure }
+func (f Firmware) Secure() bool { return f == SecureBoot || f == HTTPBootSecure || f == OtherKeys }
 
 // Disk of a virtual PC. Node replaces the block node (for blkdebug, see the QAPI
 // schema of blockdev-add). An "sd" card is one in a slot of the mainboard; QEMU
@@ -87,6 +88,7 @@ var edk2 = map[Firmware]struct{ code, vars string }{
 	SecureBoot:     {"OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"},
 	HTTPBoot:       {"OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"},
 	HTTPBootSecure: {"OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"},
+	OtherKeys:      {"OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.snakeoil.fd"},
 	IA32:           {"OVMF32_CODE_4M.secboot.fd", "OVMF32_VARS_4M.fd"}, // no key is enrolled
 	IA32HTTPBoot:   {"OVMF32_CODE_4M.secboot.fd", "OVMF32_VARS_4M.fd"},
 }
