@@ -162,6 +162,8 @@ func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, po
 	}
 	if c.IP.IsValid() {
 		in.IP = c.IP.String()
+	} else if d.Act == Quarantine {
+		in.IP = d.Addr.String() // what it declines
 	}
 	if reply == nil {
 		in.Detail, in.Err, in.Problem = join(in.Detail, d.Detail), d.Err, d.Problem

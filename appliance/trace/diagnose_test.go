@@ -88,6 +88,7 @@ func TestDiagnose(t *testing.T) {
 		{"pool full", "", "0 discover via=pxe problem=pool", 1, "pool-full", "firmware✗", "larger pool"},
 		{"an address in use", "", "0 discover via=pxe problem=taken ip=10.77.0.100\n1 discover via=pxe\n1 offer via=pxe file=shimx64.efi\n2 request via=pxe\n2 ack via=pxe\n3 begin file=shimx64.efi", 4, "address-taken", "loader", "10.77.0.100"},
 		{"every address in use", "", "0 discover via=pxe problem=taken ip=10.77.0.100", 20, "address-taken", "firmware✗", "second DHCP server"},
+		{"an address declined", "", uefi + "5 decline via=pxe problem=taken ip=10.77.0.100", 40, "address-taken", "firmware✗", "10.77.0.100"},
 		{"refused again and again", "", "0 request via=pxe\n0 nak via=pxe\n1 discover via=pxe\n1 request via=pxe\n1 nak via=pxe\n2 discover via=pxe", 3, "nak-loop", "firmware✗", "2 times"},
 		{"refused once", "", "0 request via=pxe\n0 nak via=pxe\n1 discover via=pxe\n1 offer via=pxe file=x\n2 request via=pxe\n2 ack via=pxe", 4, "", "firmware", ""},
 		{"our own cable", "", "0 discover via=pxe\n0 offer via=pxe file=shimx64.efi problem=send", 1, "send-failed", "firmware✗", "its own network card"},

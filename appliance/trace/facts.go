@@ -116,7 +116,7 @@ func read(s *Start, now time.Time) *facts {
 			f.plainOnly = false
 		}
 		switch l.What {
-		case "discover", "offer", "request", "ack", "nak", "inform":
+		case "discover", "offer", "request", "ack", "nak", "decline", "inform":
 			f.dhcp(l)
 		case "begin", "tftp", "http":
 			f.plainOnly = false
@@ -180,6 +180,8 @@ func (f *facts) dhcp(l *Line) {
 		if l.Via == "ipxe" {
 			f.ipxeAck = l.End()
 		}
+	case "decline":
+		f.ack, f.ipxeAck = time.Time{}, time.Time{} // it can't use that address
 	case "nak":
 		f.naks += l.N()
 	}

@@ -42,7 +42,7 @@ var English = map[string]Words{
 	"disk-loop": {"The PC was told to start from its own disk and was back after {{.Seconds}} s: nothing on that disk starts.",
 		"Image it again on its page. If it has just been imaged, set its firmware to start the same way as the image does (UEFI or BIOS) and to start from its disk."},
 	"grub-refused": {"GRUB was fetched and never ran: Secure Boot refused it.",
-		"In the firmware’s setup, switch Secure Boot off, or reset its keys to the factory's. Newer boot files help when these were revoked: run refurb payload build --refresh."},
+		"In the firmware’s setup, switch Secure Boot off, or reset its keys to the factory’s. Newer boot files help when these were revoked: run refurb payload build --refresh."},
 	"grub-unasked": {"shim runs and never asked for GRUB.",
 		"Start the PC again; if it stays so, try another cable and another switch port, or switch Secure Boot off in the firmware’s setup."},
 	"shim-refused": {"{{.File}} was fetched whole and never ran: Secure Boot refused it.",
