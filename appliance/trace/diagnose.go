@@ -40,6 +40,7 @@ const (
 	helloWait     = 100 * time.Second // an old PC unpacks and looks for its drivers for a minute
 	agentWait     = time.Minute       // from the agent's address to its hello
 	loopTime      = 4 * time.Minute   // a PC that comes back so soon has not worked from its disk
+	backTime      = 30 * time.Second  // from iPXE giving up to the firmware's own network boot
 	slowSecs      = 8                 // seconds that DISCOVERs were lost for
 	slowCarrier   = 8 * time.Second
 	slowAddress   = 15 * time.Second
@@ -59,6 +60,7 @@ var rules = []func(f *facts) *Finding{
 	(*facts).poolFull,
 	(*facts).brokenOff,
 	(*facts).slowTransfer,
+	(*facts).handedBack,
 	(*facts).noHello,
 	(*facts).noInitramfs,
 	(*facts).noKernel,
@@ -222,9 +224,29 @@ func (f *facts) slowTransfer() *Finding {
 	return nil
 }
 
+// handsBack: iPXE in a UEFI network card can't start what its script says, and
+// the firmware goes on with its own network boot at once.
+func (f *facts) handsBack() bool {
+	last := first(f.initramfs.ended, f.kernel.ended, f.script)
+	for _, t := range []time.Time{f.kernel.ended, f.initramfs.ended} {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return f.s.Arch > 0 && !f.ipxe.IsZero() && f.loader.begun.IsZero() && !f.script.IsZero() && f.scriptErr == "" && !f.arrived() &&
+		!f.s.Again.IsZero() && f.s.Again.Sub(last) < backTime
+}
+
+func (f *facts) handedBack() *Finding {
+	if !f.handsBack() {
+		return nil
+	}
+	return f.finding("ipxe-handed-back", Note).because(f, func(l *Line) bool { return l.What == "script" || fileLine(l) })
+}
+
 // noHello: kernel and initramfs are there, the agent isn't.
 func (f *facts) noHello() *Finding {
-	if !f.initramfs.whole() || !f.kernel.whole() || f.hello != nil || f.refused != nil {
+	if !f.initramfs.whole() || !f.kernel.whole() || f.hello != nil || f.refused != nil || f.handsBack() {
 		return nil
 	}
 	after := func(l *Line) bool { return l.Time.After(f.initramfs.begun) || fileLine(l) && kindOf(l.File) != "" }
@@ -250,14 +272,14 @@ func (f *facts) noHello() *Finding {
 }
 
 func (f *facts) noInitramfs() *Finding {
-	if !f.kernel.whole() || !f.initramfs.begun.IsZero() || f.arrived() || !f.over(f.kernel.ended, kernelWait) {
+	if !f.kernel.whole() || !f.initramfs.begun.IsZero() || f.arrived() || f.handsBack() || !f.over(f.kernel.ended, kernelWait) {
 		return nil
 	}
 	return f.finding("no-initramfs", Failure).because(f, fileLine)
 }
 
 func (f *facts) noKernel() *Finding {
-	if f.boots != bootsAgent || !f.kernel.begun.IsZero() || f.arrived() || !f.over(f.script, kernelWait) {
+	if f.boots != bootsAgent || !f.kernel.begun.IsZero() || f.arrived() || f.handsBack() || !f.over(f.script, kernelWait) {
 		return nil
 	}
 	return f.finding("no-kernel", Failure).because(f, func(l *Line) bool { return l.What == "script" || fileLine(l) })
@@ -265,7 +287,7 @@ func (f *facts) noKernel() *Finding {
 
 // diskLoop: it was told to start from its own disk and was back at once.
 func (f *facts) diskLoop() *Finding {
-	if f.boots != bootsDisk || f.plain.After(f.script) || f.firstBoot != nil || f.s.Again.IsZero() || f.s.Again.Sub(f.script) > loopTime {
+	if f.boots != bootsDisk || f.plain.After(f.script) || f.firstBoot != nil || f.handsBack() || f.s.Again.IsZero() || f.s.Again.Sub(f.script) > loopTime {
 		return nil
 	}
 	return f.finding("disk-loop", Failure, "Seconds", strconv.Itoa(int(f.s.Again.Sub(f.script)/time.Second))).

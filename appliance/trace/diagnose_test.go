@@ -65,6 +65,10 @@ func TestDiagnose(t *testing.T) {
 		{"the agent is turned away", "", agentUp + "33 refused err=wrong_version", 40, "agent-refused", "hello✗", "wrong version"},
 		{"turned away, then taken", "", agentUp + "33 refused err=busy\n40 hello number=7", 50, "", "hello", ""},
 
+		{"iPXE in the card hands back", "", strings.Replace(ipxeInitramfs, "arch=0", "arch=7", 1) + "12 discover via=pxe arch=7", 13, "ipxe-handed-back", "initramfs", "option ROM"},
+		{"it hands back from the disk, too", "", strings.Replace(ipxeROM, "arch=0", "arch=7", 1) + "2 script boots=disk\n9 discover via=pxe arch=7", 10, "ipxe-handed-back", "disk", "option ROM"},
+		{"it was started again later", "", strings.Replace(ipxeInitramfs, "arch=0", "arch=7", 1) + "112 discover via=ipxe arch=7", 113, "no-hello-card", "initramfs✗", ""},
+
 		// 5: slow ports and cables.
 		{"the first packets were lost", "", strings.Replace(arrived, "arch=7", "arch=7 secs=28", 1), 40, "slow-port", "hello", "28 s"},
 		{"four seconds are nothing", "", strings.Replace(arrived, "arch=7", "arch=7 secs=4", 1), 40, "", "hello", ""},

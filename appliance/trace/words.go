@@ -51,6 +51,8 @@ var English = map[string]Words{
 		"Switch Secure Boot off in the firmware’s setup."},
 	"ipxe-silent": {"{{.File}} was fetched and iPXE never asked for an address.",
 		"Look at the PC’s screen. If it hangs there, start it from the boot stick, or from another network card. A switch port with STP needs PortFast."},
+	"ipxe-handed-back": {"iPXE in this PC’s network card gave up and handed back to the firmware: with Secure Boot on it may not start a kernel, and old ones know no disk.",
+		"Nothing: the firmware goes on by itself. If it doesn’t, choose the firmware’s own network boot in its boot menu, or switch the network card’s option ROM off."},
 	"no-script": {"{{.Loader}} runs and never asked for this PC’s boot script.",
 		"It can’t reach the appliance by HTTP: a firewall must let the boot files’ port through (8080 unless set otherwise). Look at the PC’s screen."},
 	"foreign-file": {"The PC asked the appliance for {{.File}}, which it doesn’t have: the router names that file.",
