@@ -89,8 +89,9 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 		}
 		q := Decision{Client: c, Act: Quarantine, Addr: d.Addr}
 		s.leases.mu.Lock()
-		err := s.leases.apply(q, nil, time.Now())
+		change := s.leases.apply(q, nil, time.Now())
 		s.leases.mu.Unlock()
+		err := s.leases.commit(change)
 		msg := fmt.Sprintf("%v is in use by something else on this network: it is set aside", d.Addr)
 		if err != nil {
 			msg += "; " + err.Error()
@@ -105,7 +106,8 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 	}
 }
 
-// transact sees, decides and applies in one step. fresh says that the address
+// transact sees, decides and applies in one step, and returns when what was
+// applied is in the file. fresh says that the address
 // was not this client's before.
 func (s *Server) transact(p Packet, c Client) (reply *dhcpv4.DHCPv4, d Decision, fresh bool) {
 	plain, missing := s.plain(c), s.missing()
@@ -117,11 +119,12 @@ func (s *Server) transact(p Packet, c Client) (reply *dhcpv4.DHCPv4, d Decision,
 	wanted, _ := wantedAddr(p.DHCPv4)
 	now := time.Now()
 	s.leases.mu.Lock()
-	defer s.leases.mu.Unlock()
 	v := s.leases.view(c.MAC, wanted, now)
 	v.Plain, v.Missing = plain, missing
 	reply, d = Decide(p, cfg, v)
-	if err := s.leases.apply(d, p.Options.Get(dhcpv4.OptionClientIdentifier), now); err != nil && d.Err == "" {
+	change := s.leases.apply(d, p.Options.Get(dhcpv4.OptionClientIdentifier), now)
+	s.leases.mu.Unlock()
+	if err := s.leases.commit(change); err != nil && d.Err == "" {
 		d.Err = err.Error()
 	}
 	return reply, d, v.Held != d.Addr

@@ -61,6 +61,12 @@ type leases struct {
 	mu     sync.Mutex
 	byMAC  map[string]*entry
 	byAddr map[netip.Addr]*entry
+	virgin netip.Addr // every address of the pool below it is in byAddr
+	change uint64     // counts what the file has to know of
+
+	writing sync.Mutex // one at a time; taken before mu
+	written uint64     // the change that the last attempt covered
+	failed  error      // and what came of it
 }
 
 type leaseFile struct {
@@ -78,6 +84,7 @@ func openLeases(cfg Config) (*leases, error) {
 		log:    cfg.Log,
 		byMAC:  map[string]*entry{},
 		byAddr: map[netip.Addr]*entry{},
+		virgin: cfg.PoolFrom,
 	}
 	if end := add(l.from, maxPool-1); end.IsValid() && end.Less(l.to) {
 		l.to = end
@@ -99,6 +106,7 @@ func openLeases(cfg Config) (*leases, error) {
 			"file", l.path, "moved to", aside, "err", bad)
 		clear(l.byMAC)
 		clear(l.byAddr)
+		l.virgin = l.from
 		return l, nil
 	}
 	return l, err
@@ -144,14 +152,37 @@ func (l *leases) load(now time.Time) error {
 	return nil
 }
 
-// save writes the table; offers are not worth it.
-func (l *leases) save() error {
-	file := leaseFile{Version: leaseFileForm}
-	for _, e := range l.byAddr {
-		if e.State != offered {
-			file.Leases = append(file.Leases, *e)
-		}
+// commit returns when a change, or a later state of the table, is in the file.
+// Who comes while the file is written waits for the next writing, which is one
+// for all of them: a room full of PCs that are switched on at once costs two or
+// three, not one each.
+func (l *leases) commit(change uint64) error {
+	if change == 0 {
+		return nil
 	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if change > l.written {
+		l.mu.Lock()
+		l.written = l.change
+		kept := make([]entry, 0, len(l.byAddr))
+		for _, e := range l.byAddr {
+			if e.State != offered { // not worth it
+				kept = append(kept, *e)
+			}
+		}
+		l.mu.Unlock()
+		l.failed = l.save(kept)
+	}
+	if l.failed != nil {
+		return fmt.Errorf("the lease file was not written, addresses will be lost with a restart: %w (is the disk full?)", l.failed)
+	}
+	return nil
+}
+
+// save writes the file anew.
+func (l *leases) save(kept []entry) error {
+	file := leaseFile{Version: leaseFileForm, Leases: kept}
 	slices.SortFunc(file.Leases, func(a, b entry) int { return a.Addr.Compare(b.Addr) })
 	b, err := json.MarshalIndent(file, "", " ")
 	if err != nil {
@@ -205,9 +236,9 @@ func (l *leases) free(a netip.Addr, mac string, now time.Time) bool {
 // next is an address for a newcomer: one that nobody ever had, else the one
 // that has been unused for longest.
 func (l *leases) next(now time.Time) netip.Addr {
-	for a := l.from; a.IsValid() && a.Compare(l.to) <= 0; a = a.Next() {
-		if l.byAddr[a] == nil && l.pooled(a) {
-			return a
+	for ; l.virgin.IsValid() && l.virgin.Compare(l.to) <= 0; l.virgin = l.virgin.Next() {
+		if l.byAddr[l.virgin] == nil && l.pooled(l.virgin) {
+			return l.virgin
 		}
 	}
 	var oldest *entry
@@ -227,41 +258,42 @@ func (l *leases) pooled(a netip.Addr) bool {
 	return a.IsValid() && a.Compare(l.from) >= 0 && a.Compare(l.to) <= 0 && !slices.Contains(l.never, a)
 }
 
-// apply does to the table what a decision says.
-func (l *leases) apply(d Decision, id []byte, now time.Time) error {
+// apply does to the table what a decision says. What it returns has to be
+// committed, without mu, before a PC is told of it; 0 has not.
+func (l *leases) apply(d Decision, id []byte, now time.Time) (change uint64) {
 	mac := d.Client.MAC
 	switch d.Act {
 	case Offer:
 		if e := l.byMAC[mac]; e.live(now) && e.Addr == d.Addr {
-			return nil // an offer takes nothing away
+			return 0 // an offer takes nothing away
 		}
 		l.put(&entry{Addr: d.Addr, MAC: mac, ID: id, State: offered, Until: now.Add(offerTime)})
-		return nil
+		return 0
 	case Bind:
 		l.put(&entry{Addr: d.Addr, MAC: mac, ID: id, State: bound, Until: now.Add(l.lease)})
 	case Release:
 		e := l.byMAC[mac]
 		if e == nil || e.Addr != d.Addr {
-			return nil
+			return 0
 		}
 		if e.State == offered {
 			l.drop(e)
-			return nil
+			return 0
 		}
 		e.State, e.Until = released, now
 	case Quarantine:
 		l.put(&entry{Addr: d.Addr, State: declined, Until: now.Add(quarantine)})
 	default:
-		return nil
+		return 0
 	}
-	if err := l.save(); err != nil {
-		return fmt.Errorf("the lease file was not written, addresses will be lost with a restart: %w (is the disk full?)", err)
-	}
-	return nil
+	l.change++
+	return l.change
 }
 
 func (l *leases) put(e *entry) {
+	virgin := l.virgin
 	l.drop(l.byAddr[e.Addr])
+	l.virgin = virgin // the address is taken again at once
 	if e.MAC != "" {
 		l.drop(l.byMAC[e.MAC])
 		l.byMAC[e.MAC] = e
@@ -274,6 +306,9 @@ func (l *leases) drop(e *entry) {
 		return
 	}
 	delete(l.byAddr, e.Addr)
+	if e.Addr.Less(l.virgin) {
+		l.virgin = e.Addr
+	}
 	if e.MAC != "" {
 		delete(l.byMAC, e.MAC)
 	}

@@ -82,8 +82,17 @@ func listen(ctx context.Context, ifname string, ip netip.Addr, port int) (*net.U
 	case err != nil:
 		return nil, fmt.Errorf("UDP port %d on %s: %w", port, ifname, err)
 	}
-	return conn.(*net.UDPConn), nil
+	udp := conn.(*net.UDPConn)
+	// The kernel gives less where its own limit is lower; a smaller buffer only
+	// means that more PCs have to ask again.
+	_ = udp.SetReadBuffer(receiveBuffer)
+	return udp, nil
 }
+
+// receiveBuffer holds what a room full of PCs says while we look elsewhere. The
+// kernel counts over 2 KiB for a DHCP packet, so the usual 208 KiB are some
+// hundred PCs.
+const receiveBuffer = 4 << 20
 
 func onInterface(c syscall.RawConn, ifname string) error {
 	var bind error

@@ -22,8 +22,11 @@ const (
 // serveTFTP hands out boot files until ctx ends.
 func (s *Server) serveTFTP(ctx context.Context, conn *net.UDPConn) error {
 	srv := tftp.NewServer(s.readTFTP, nil)
-	srv.SetTimeout(2 * time.Second)
-	srv.SetRetries(5)
+	// Clients wait up to 4 s before they ask again, so a lost packet is ours to
+	// notice. The library would also sleep up to a second first, at random.
+	srv.SetTimeout(time.Second)
+	srv.SetRetries(9)
+	srv.SetBackoff(func(int) time.Duration { return 0 })
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(conn) }()
 	select {

@@ -303,7 +303,7 @@ func (b *builder) base(base []byte) ([]byte, error) {
 		return nil, fmt.Errorf("boot files: %w", err)
 	}
 	// The name says what went in; the file's end, whether it is whole.
-	name := filepath.Join(dir, fmt.Sprintf("base-%d-%s.zst", format, sum(base)[:16]))
+	name := filepath.Join(dir, fmt.Sprintf("base-%d-%s.zst", packing, sum(base)[:16]))
 	if c, err := readBounded(name, maxBootFile); err == nil && len(c) > sha256.Size {
 		body, tail := c[:len(c)-sha256.Size], c[len(c)-sha256.Size:]
 		if got := sha256.Sum256(body); string(got[:]) == string(tail) {

@@ -58,10 +58,17 @@ func pad(b []byte) []byte {
 	return b
 }
 
+// window of the compression: as far as the kernel looks back (ZSTD_WINDOWLOG_MAX
+// of lib/decompress_unzstd.c is 27).
+const window = 32 << 20
+
+// packing counts the ways in which pack has packed, for what is kept of it.
+const packing = 2
+
 // pack compresses a segment as one zstd frame, which the kernel unpacks.
 func pack(b []byte) ([]byte, error) {
-	// One goroutine: the same bytes on every machine.
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1))
+	// One goroutine: the same bytes on every machine. The window holds all of it.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(window), zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return nil, err
 	}
