@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -355,5 +356,81 @@ func TestWords(t *testing.T) {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// A pair of records that are one PC is one device in the donor's report, with the
+// papers of both, and what it came with is what was seen first under either.
+func TestMergedPair(t *testing.T) {
+	b := newBook(t)
+	disk := wire.Disk{DiskID: wire.DiskID{Path: "/dev/sda", Serial: "S4EVNX0R704413", Model: "Samsung", Bytes: 512e9, LogicalBlock: 512}, Transport: wire.TransportSATA, Class: wire.ClassData}
+	b.device("ONE", 1, somePC(disk))
+	b.erase("ONE", "JOB1", disk.DiskID, nil, "failed", "unknown", "cut off")
+	b.device("TWO", 2, somePC()) // its disk is out by now
+	o := New(b, key)
+	wrong := write(t, o, NoStorage, "TWO", JSON) // as long as nobody knows that it is one PC
+	if len(wrong) == 0 {
+		t.Fatal("no paper")
+	}
+	b.add(workshop.Event{Device: "ONE", Kind: "merged_into", From: "received", To: "merged", Actor: "LEAD7", Params: map[string]string{"device": "TWO", "number": "2"}})
+	b.add(workshop.Event{Device: "TWO", Kind: "merged_from", Actor: "LEAD7", Params: map[string]string{"device": "ONE", "number": "1"}})
+	for _, id := range []string{"ONE", "TWO"} {
+		if err := o.Write(t.Context(), io.Discard, NoStorage, id, JSON); err == nil {
+			t.Errorf("%s is said to have come without a disk", id)
+		}
+	}
+	p, _, err := o.donor(t.Context(), "LOT1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Counts.Received != 1 || p.Counts.Media != 1 || p.Counts.NotErased != 1 || len(p.Lines) != 1 || p.Lines[0].Device.Number != 2 || len(p.Lines[0].Papers) != 1 {
+		t.Fatalf("%+v %+v", p.Counts, p.Lines)
+	}
+	if b := write(t, o, Erasure, "JOB1", JSON); len(b) == 0 {
+		t.Fatal("the paper of the merged record is gone")
+	}
+	// Taken back, they are two again.
+	b.add(workshop.Event{Device: "TWO", Kind: "split_off", Actor: "LEAD7", Params: map[string]string{"device": "ONE", "number": "1"}})
+	b.add(workshop.Event{Device: "ONE", Kind: "split_from", From: "merged", To: "received", Actor: "LEAD7", Params: map[string]string{"device": "TWO", "from_number": "2"}})
+	if p, _, err = o.donor(t.Context(), "LOT1"); err != nil || p.Counts.Received != 2 || p.Lines[0].Device.Number != 1 || p.Lines[0].State != "received" {
+		t.Fatalf("%+v %v", p, err)
+	}
+	if string(write(t, o, NoStorage, "TWO", JSON)) != string(wrong) {
+		t.Fatal("the same history gives another paper")
+	}
+}
+
+// A record that held two PCs tells of neither what it came with; the new one has
+// its number and its lot from its first line.
+func TestSplitRecord(t *testing.T) {
+	b := newBook(t)
+	b.device("ONE", 1, somePC())
+	b.add(workshop.Event{Device: "ONE", Kind: "split_off", Actor: "LEAD7", Params: map[string]string{"device": "NEW", "number": "2"}})
+	b.add(workshop.Event{Device: "NEW", Kind: "split_from", To: "received", Actor: "LEAD7", Params: map[string]string{"device": "ONE", "from_number": "1", "number": "2", "lot": "LOT1"}})
+	b.lots["LOT1"] = append(b.lots["LOT1"], "NEW")
+	b.report("NEW", somePC())
+	o := New(b, key)
+	for _, id := range []string{"ONE", "NEW"} {
+		if err := o.Write(t.Context(), io.Discard, NoStorage, id, JSON); err == nil || !strings.Contains(err.Error(), "Two PCs") {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	p, _, err := o.donor(t.Context(), "LOT1")
+	if err != nil || p.Counts.Received != 2 || p.Lines[1].Device.Number != 2 || p.Lines[1].State != "received" {
+		t.Fatalf("%+v %v", p, err)
+	}
+}
+
+// A disk that goes from one PC of a lot to another one counts once, and its erasing
+// there is its erasing.
+func TestMovedDiskCountsOnce(t *testing.T) {
+	b := newBook(t)
+	disk := wire.Disk{DiskID: wire.DiskID{Path: "/dev/sda", Serial: "S4EVNX0R704413", Model: "Samsung", Bytes: 512e9, LogicalBlock: 512}, Transport: wire.TransportSATA, Class: wire.ClassData}
+	b.device("ONE", 1, somePC(disk))
+	b.device("TWO", 2, somePC(disk))
+	b.erase("TWO", "JOB2", disk.DiskID, nil, "failed", "unknown", "cut off")
+	p, _, err := New(b, key).donor(t.Context(), "LOT1")
+	if err != nil || p.Counts.Media != 1 || p.Counts.NotErased != 1 || p.Counts.Untouched != 0 || p.Counts.Received != 2 {
+		t.Fatalf("%+v %v", p.Counts, err)
 	}
 }
