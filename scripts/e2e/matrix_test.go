@@ -286,7 +286,7 @@ func (c cell) refuses(s *shop) {
 // gaveUp is what firmware says that found nothing to boot.
 var gaveUp = regexp.MustCompile(`Shell>|No bootable (option|device)`)
 
-// stays: firmware that can't boot from a card never sends a packet by it. The day
+// stays: a firmware that can't boot from a card never sends a packet by it. The day
 // it does, this PC fails, and the matrix has a cell more to try.
 func (c cell) stays(s *shop) {
 	why, _ := silent(c.firmware, c.nic)
@@ -304,7 +304,16 @@ func (c cell) stays(s *shop) {
 	if n != 0 {
 		s.Fatalf("this was impossible (%s), and now %d packets came out of the card: let the matrix try it", why, n)
 	}
-	results.set(c, "impossible", why)
+	if c.nic != "usb" || c.firmware.ByHTTP() {
+		results.set(c, "impossible", why)
+		return
+	}
+	// Such a PC is started from a stick, and the card does the rest.
+	pc.PowerOff()
+	cfg = c.config()
+	cfg.NoBoot = true
+	s.fromStick(cfg)
+	results.set(c, "stick", why+": the PC was started from a stick, then imaged and read back through this card, and started its own disk")
 }
 
 // killed says whether QEMU died of what it is known to die of.

@@ -240,7 +240,8 @@ func (s *shop) device(pc *lab.PC) (workshop.DeviceView, bool) {
 		return workshop.DeviceView{}, false // the appliance may be down on purpose
 	}
 	for _, d := range v.Devices {
-		if slices.Contains(d.MACs, pc.MAC) {
+		// The address of a USB card says nothing about the PC that it is plugged into.
+		if slices.Contains(d.MACs, pc.MAC) || d.Report.Identity.UUID == pc.UUID() {
 			return d, true
 		}
 	}

@@ -29,15 +29,21 @@ func (s *shop) stick(args ...string) string {
 // fromStick starts a PC whose network card can't start it from a stick, has it
 // imaged, and starts it from its own disk. The stick is as it was.
 func fromStick(t *testing.T, fw lab.Firmware) {
-	s := open(t)
+	open(t).fromStick(lab.Config{Firmware: fw, NoBoot: true})
+}
+
+func (s *shop) fromStick(cfg lab.Config) {
+	s.Helper()
+	t := s
 	s.lot(true)
 	path := s.stick()
 	before := s.digest(path)
-	pc := s.pc(lab.Config{Firmware: fw, NoBoot: true, Disks: []lab.Disk{
+	cfg.Disks = []lab.Disk{
 		// First in the kernel's order as well, and no removable one by its own word.
 		{Bus: "usb", Path: path, Serial: "STICK0001", First: true, Fixed: true},
 		{Bus: "virtio", Bytes: 256 << 20},
-	}})
+	}
+	pc := s.pc(cfg)
 	s.start(pc)
 	dev := s.until(pc, "a verified disk", is(workshop.Verified, workshop.FirstBoot))
 	if dev.Report.Stick == "" {
@@ -47,7 +53,7 @@ func fromStick(t *testing.T, fw lab.Firmware) {
 	if i < 0 || dev.Report.Disks[i].InUse != "as a Refurb stick" || dev.Report.Disks[i].Removable {
 		t.Errorf("the stick was reported as %+v", dev.Report.Disks)
 	}
-	if fw == lab.BIOS {
+	if cfg.Firmware == lab.BIOS {
 		// It would start from the stick again and again: the PC waits for a person.
 		_, err := pc.Expect(s.ctx, regexp.MustCompile(`take the USB stick out`))
 		must(s, err)

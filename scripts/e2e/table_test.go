@@ -66,7 +66,8 @@ func (t *table) print(w io.Writer) {
 	}
 	fmt.Fprint(w, `
 The boot matrix. Each PC netbooted, was imaged and read back, and then started its own disk, again by way of
-the network. A USB stick or an SD card as the only disk: ok means refused, and not a byte written.
+the network. A USB stick or an SD card as the only disk: ok means refused, and not a byte written. "stick":
+no network boot by this card, but all the rest, started from a stick.
 `)
 	for _, kind := range []struct {
 		name, title string
