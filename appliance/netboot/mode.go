@@ -385,7 +385,7 @@ func (o *outlook) pace() time.Duration {
 	case Looking:
 		return 500 * time.Millisecond
 	case Beside:
-		return 15 * time.Second // only so that its end is noticed
+		return 5 * time.Second // for a second one, and so that its end is noticed
 	}
 	return 3 * time.Second
 }

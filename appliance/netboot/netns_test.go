@@ -125,15 +125,20 @@ func (c *cable) change(s string, f func(netlink.Link, *netlink.Addr) error) {
 	})
 }
 
-// client is a DHCP client at the PC's end, with a MAC of its own.
-func (c *cable) client(mac string) *nclient4.Client {
+// client is a DHCP client at the PC's end, with a MAC of its own, that asks once.
+func (c *cable) client(mac string) *nclient4.Client { c.Helper(); return c.asking(mac, 1) }
+
+// patient is one that asks again, as PCs do: switches and servers need a while.
+func (c *cable) patient(mac string) *nclient4.Client { c.Helper(); return c.asking(mac, 4) }
+
+func (c *cable) asking(mac string, times int) *nclient4.Client {
 	c.Helper()
 	hw, err := net.ParseMAC(mac)
 	must(c.T, err)
 	var cl *nclient4.Client
 	c.inside(func() error {
 		var err error
-		cl, err = nclient4.New(c.pc, nclient4.WithHWAddr(hw), nclient4.WithTimeout(time.Second), nclient4.WithRetry(1))
+		cl, err = nclient4.New(c.pc, nclient4.WithHWAddr(hw), nclient4.WithTimeout(time.Second), nclient4.WithRetry(times))
 		return err
 	})
 	c.Cleanup(func() { cl.Close() })
