@@ -149,10 +149,13 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 	if a.net, err = cfg.network(addr, at.lent); err != nil {
 		return err
 	}
+	if err := at.routes(cfg.Networks, a.net.further); err != nil {
+		return err
+	}
 	boot, err := netboot.New(netboot.Config{
 		Interface: cfg.Interface, IP: addr.Addr(), Net: addr.Masked(),
 		Mode: modes[cfg.DHCP], Found: at.found, Asked: at.asked, Lent: at.lent,
-		PoolFrom: a.net.from, PoolTo: a.net.to, Lease: 2 * time.Hour, Router: a.net.router, DNS: a.net.dns,
+		PoolFrom: a.net.from, PoolTo: a.net.to, Lease: 2 * time.Hour, Router: a.net.router, DNS: a.net.dns, Networks: a.net.further,
 		HTTPPort: cfg.HTTP, AgentsPort: cfg.Agents, Files: a.files.FS(),
 		LeaseFile:    filepath.Join(cfg.Data, "leases.json"),
 		RouterAdvert: true, Changed: func(st netboot.Status) { a.Trace.SetMode(st.Mode.String()) },

@@ -26,6 +26,7 @@ type Config struct {
 	Pool      string        `toml:"pool"`       // "10.77.0.100-10.77.0.250"; empty: the upper half of the network
 	Router    string        `toml:"router"`     // given to PCs, full mode only; empty: none
 	DNS       []string      `toml:"dns"`        // likewise
+	Networks  []Network     `toml:"networks"`   // further ones, behind relay agents
 	Data      string        `toml:"data"`       // folder of records, keys, images and boot files
 	HTTP      int           `toml:"http"`       // port of boot files and images
 	Agents    int           `toml:"agents"`     // port of the agents' API, TLS
@@ -36,6 +37,72 @@ type Config struct {
 
 	// TestPlainROM treats QEMU's BIOS ROM, which is iPXE, as a vendor's. Tests only.
 	TestPlainROM bool `toml:"-"`
+}
+
+// Network is one behind a relay agent, whose PCs are served too. What isn't known
+// of it is left empty.
+type Network struct {
+	Network string   `toml:"network"` // "10.88.0.0/24"
+	Pool    string   `toml:"pool"`    // empty: its upper half
+	Router  string   `toml:"router"`  // given to PCs; empty: the relay
+	DNS     []string `toml:"dns"`     // likewise; empty: what holds for the workshop's own
+	Via     string   `toml:"via"`     // the router on our network that leads there; empty: the machine knows the way
+}
+
+// ParseNetwork reads a network as the command line has it: its prefix, and after
+// commas pool=, router=, dns= (repeated) and via=.
+func ParseNetwork(s string) (n Network, err error) {
+	parts := strings.Split(s, ",")
+	n.Network = strings.TrimSpace(parts[0])
+	for _, p := range parts[1:] {
+		key, value, _ := strings.Cut(strings.TrimSpace(p), "=")
+		switch key {
+		case "pool":
+			n.Pool = value
+		case "router":
+			n.Router = value
+		case "dns":
+			n.DNS = append(n.DNS, value)
+		case "via":
+			n.Via = value
+		default:
+			return n, fmt.Errorf("network %q: %q is none of pool=FROM-TO, router=ADDRESS, dns=ADDRESS, via=ADDRESS", s, p)
+		}
+	}
+	_, err = n.site(nil)
+	return n, err
+}
+
+// site reads n for the boot service; dns is for where it says nothing.
+func (n Network) site(dns []netip.Addr) (site netboot.Network, err error) {
+	site.Net, err = netip.ParsePrefix(n.Network)
+	if err != nil || !site.Net.Addr().Is4() || site.Net != site.Net.Masked() {
+		return site, fmt.Errorf("network = %q: want the network behind a relay, such as 10.88.0.0/24", n.Network)
+	}
+	if site.PoolFrom, site.PoolTo, err = pool(n.Pool, site.Net); err != nil {
+		return site, err
+	}
+	if n.Router != "" {
+		if site.Router, err = netip.ParseAddr(n.Router); err != nil || !site.Net.Contains(site.Router) {
+			return site, fmt.Errorf("router = %q: want an address inside %v", n.Router, site.Net)
+		}
+	}
+	if n.Via != "" {
+		if via, err := netip.ParseAddr(n.Via); err != nil || !via.Is4() {
+			return site, fmt.Errorf("via = %q: want the router's address on the workshop's own network", n.Via)
+		}
+	}
+	for _, d := range n.DNS {
+		a, err := netip.ParseAddr(d)
+		if err != nil || !a.Is4() {
+			return site, fmt.Errorf("dns: %q is no IPv4 address", d)
+		}
+		site.DNS = append(site.DNS, a)
+	}
+	if n.DNS == nil {
+		site.DNS = dns
+	}
+	return site, nil
 }
 
 // DefaultConfig is what holds where neither file nor flag says anything.
@@ -63,7 +130,7 @@ func ReadConfig(c *Config, path string) error {
 		return fmt.Errorf("configuration: %w", err)
 	}
 	for _, k := range md.Undecoded() {
-		known := "interface, address, dhcp, pool, router, dns, data, http, agents, dashboard, lost_after, streams, peers"
+		known := "interface, address, dhcp, pool, router, dns, networks, data, http, agents, dashboard, lost_after, streams, peers"
 		return fmt.Errorf("%s: unknown key %q (known: %s)", path, k, known)
 	}
 	return nil
@@ -93,6 +160,11 @@ func (c *Config) Check() error {
 			return fmt.Errorf("dns: %q is no IPv4 address", d)
 		}
 	}
+	for _, n := range c.Networks {
+		if _, err := n.site(nil); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -105,6 +177,7 @@ type network struct {
 	from, to netip.Addr   // the pool, unless proxy is fixed or addr is lent
 	router   netip.Addr   // none: not valid
 	dns      []netip.Addr
+	further  []netboot.Network
 }
 
 func (c *Config) network(addr netip.Prefix, lent bool) (network, error) {
@@ -117,6 +190,16 @@ func (c *Config) network(addr netip.Prefix, lent bool) (network, error) {
 	}
 	for _, d := range c.DNS {
 		n.dns = append(n.dns, netip.MustParseAddr(d)) // Check has parsed them
+	}
+	for _, further := range c.Networks {
+		site, err := further.site(n.dns)
+		if err != nil {
+			return n, err
+		}
+		if site.Net.Overlaps(addr.Masked()) {
+			return n, fmt.Errorf("network = %q overlaps the appliance's own network %v, which needs no relay", further.Network, addr.Masked())
+		}
+		n.further = append(n.further, site)
 	}
 	if c.DHCP != "proxy" && !lent {
 		n.from, n.to, err = pool(c.Pool, addr)

@@ -30,6 +30,7 @@ type place struct {
 	lent  bool            // addr is from one of them
 	ours  bool            // we have set it, and take it away
 
+	ways  []*netlink.Route // that we have set
 	name  string
 	lease *nclient4.Lease
 	log   *slog.Logger
@@ -130,6 +131,9 @@ func leased(ack *dhcpv4.DHCPv4) (netip.Prefix, error) {
 
 // leave takes away what was set, and gives back what was lent.
 func (p *place) leave() {
+	for _, r := range p.ways {
+		_ = netlink.RouteDel(r)
+	}
 	link, err := netlink.LinkByName(p.name)
 	if err != nil || !p.ours {
 		return
@@ -241,6 +245,35 @@ func (p *place) renew(ctx context.Context) error {
 		return fmt.Errorf("the DHCP server %v takes the address %v back and gives %v: start again, or reserve the first one for this appliance there", got.ACK.ServerIdentifier(), p.addr, got.ACK.YourIPAddr)
 	}
 	p.lease = got
+	return nil
+}
+
+// routes makes the networks behind relays reachable: without the way there, what
+// PCs fetch would go out by the machine's other card.
+func (p *place) routes(configured []Network, sites []netboot.Network) error {
+	link, err := netlink.LinkByName(p.name)
+	if err != nil {
+		return err
+	}
+	for i, n := range configured {
+		to := &net.IPNet{IP: sites[i].Net.Addr().AsSlice(), Mask: net.CIDRMask(sites[i].Net.Bits(), 32)}
+		if n.Via != "" {
+			via, err := netip.ParseAddr(n.Via)
+			if err != nil || !p.addr.Contains(via) {
+				return fmt.Errorf("network %s: via = %q: want the router's address inside %v", n.Network, n.Via, p.addr.Masked())
+			}
+			r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Gw: via.AsSlice()}
+			if err := netlink.RouteReplace(r); err != nil {
+				return fmt.Errorf("the way to the network %s can't be set: %w (run as root?)", n.Network, err)
+			}
+			p.ways = append(p.ways, r)
+			continue
+		}
+		ways, err := netlink.RouteGet(sites[i].PoolFrom.AsSlice())
+		if err != nil || len(ways) == 0 || ways[0].LinkIndex != link.Attrs().Index {
+			p.log.Warn("PCs of a network behind a relay will get addresses but no files, for the way there doesn't lead through the workshop's card: add via= (the router's address on this network) to its --network, or `ip route add "+n.Network+" via ROUTER dev "+p.name+"`", "network", n.Network)
+		}
+	}
 	return nil
 }
 

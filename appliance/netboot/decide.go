@@ -22,6 +22,7 @@ type View struct {
 	Held  netip.Addr // bound or offered to this client now
 	Next  netip.Addr // what it may be offered; invalid: the pool is full
 	Grant bool       // the address that it asks for may be acknowledged
+	Relay netip.Addr // of the request's network, when it comes without: the router that PCs there know
 	Plain bool       // take its iPXE for a vendor's ROM (Config.TestPlainROM)
 
 	Missing map[string]bool // boot files that aren't there
@@ -55,6 +56,7 @@ type Decision struct {
 	Other   netip.Addr // another DHCP server that this packet speaks of
 	Silent  bool       // none of our business: not even worth a Sighting
 	Peer    *Peer      // another appliance asks
+	Relay   netip.Addr // that it came over
 }
 
 // Peer is another appliance, as its question shows it.
@@ -85,10 +87,38 @@ func Decide(p Packet, cfg Config, v View) (*dhcpv4.DHCPv4, Decision) {
 	case d.What == "":
 		d.What, d.Detail = "malformed", "no DHCP request: "+p.MessageType().String()
 		return nil, d
-	case !p.GatewayIPAddr.IsUnspecified() && len(p.GatewayIPAddr) != 0:
-		d.Detail = fmt.Sprintf("came over the relay %v: only PCs on the same network are served", p.GatewayIPAddr)
+	}
+	site, relay, known := cfg.site(p)
+	if why := relayable(p, relay, cfg.IP); why != "" {
+		d.What, d.Err = "malformed", why
 		return nil, d
 	}
+	d.Relay = relay
+	if cfg.Mode != Proxy && !known {
+		d.Err, d.Problem = notSetUp(relay), ProblemRelay
+		return nil, d
+	}
+	if known {
+		if site.Net != cfg.Net && !site.Router.IsValid() {
+			site.Router = v.Relay
+			if relay.IsValid() {
+				site.Router = relay
+			}
+		}
+		cfg = cfg.at(site)
+	}
+	r, d := answerTo(p, cfg, v, d)
+	if r != nil {
+		carry(r, &d, p, relay)
+	}
+	if relay.IsValid() {
+		d.Detail = join(d.Detail, fmt.Sprintf("over the relay %v", relay))
+	}
+	return r, d
+}
+
+// answerTo is Decide for a request whose network is known: cfg is as it is there.
+func answerTo(p Packet, cfg Config, v View, d Decision) (*dhcpv4.DHCPv4, Decision) {
 	if mode, own, ok := question(p.DHCPv4); ok {
 		return toPeer(p, cfg, v, Peer{own, mode}, d)
 	}

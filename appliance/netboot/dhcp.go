@@ -74,7 +74,7 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 	c := identify(p.DHCPv4)
 	for try := 1; ; try++ {
 		reply, d, fresh := s.transact(p, c)
-		inUse := d.Act == Offer && fresh && s.taken(ctx, d.Addr, c.MAC)
+		inUse := d.Act == Offer && fresh && s.cfg.Net.Contains(d.Addr) && s.taken(ctx, d.Addr, c.MAC)
 		if d.Act == Offer && s.mode() != Full {
 			continue // we stepped back meanwhile: never after another has spoken
 		}
@@ -117,10 +117,12 @@ func (s *Server) transact(p Packet, c Client) (reply *dhcpv4.DHCPv4, d Decision,
 		return reply, d, false
 	}
 	wanted, _ := wantedAddr(p.DHCPv4)
+	site, relay, _ := cfg.site(p)
 	now := time.Now()
 	s.leases.mu.Lock()
-	v := s.leases.view(c.MAC, wanted, now)
-	v.Plain, v.Missing = plain, missing
+	relay = s.leases.relay(site.Net, relay)
+	v := s.leases.view(c.MAC, wanted, site.Net, now)
+	v.Relay, v.Plain, v.Missing = relay, plain, missing
 	reply, d = Decide(p, cfg, v)
 	change := s.leases.apply(d, p.Options.Get(dhcpv4.OptionClientIdentifier), now)
 	s.leases.mu.Unlock()
@@ -160,6 +162,9 @@ func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, po
 	}
 	c := d.Client
 	in := Sighting{Time: at, MAC: c.MAC, UUID: c.UUID, What: d.What, Arch: c.Arch, Detail: describe(c), Via: d.Via, Secs: d.Secs, Port: port, Card: c.Card}
+	if d.Relay.IsValid() {
+		in.Relay = d.Relay.String()
+	}
 	if d.Other.IsValid() {
 		in.Server = d.Other.String()
 	}
@@ -175,6 +180,7 @@ func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, po
 	}
 	sight(in)
 	o := Sighting{MAC: c.MAC, UUID: c.UUID, What: d.Reply, Arch: c.Arch, Via: d.Via, Port: port, Detail: d.Detail, File: d.File, Err: d.Err, Problem: d.Problem}
+	o.Relay = in.Relay
 	if d.Addr.IsValid() {
 		o.IP = d.Addr.String()
 	}

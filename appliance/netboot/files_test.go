@@ -269,7 +269,7 @@ func TestScriptsByHTTP(t *testing.T) {
 			t.Errorf("a refusal at %s: %d %s", path, res.StatusCode, text)
 		}
 	}
-	s.leases.drop(s.leases.byMAC[mac1])
+	s.leases.drop(s.leases.byAddr[netip.MustParseAddr("127.0.0.1")])
 	if res, _ := fetch(t, "GET", url+"/boot/grub/unknown"); res.StatusCode != 404 {
 		t.Errorf("a PC that can't be told from others got %d", res.StatusCode)
 	}

@@ -50,19 +50,26 @@ func (e *entry) live(now time.Time) bool {
 	return e != nil && e.State != released && now.Before(e.Until)
 }
 
+// pcAt is a PC on one network: on another one it has another address.
+type pcAt struct {
+	mac string
+	net netip.Prefix
+}
+
 // leases is the table of addresses, kept in a file.
 type leases struct {
 	path     string
-	from, to netip.Addr
-	never    []netip.Addr // inside the pool, but not for PCs
+	networks []Network    // each with a pool; home is the first
+	never    []netip.Addr // inside a pool, but not for PCs
 	lease    time.Duration
 	log      *slog.Logger
 
 	mu     sync.Mutex
-	byMAC  map[string]*entry
+	byPC   map[pcAt]*entry
 	byAddr map[netip.Addr]*entry
-	virgin netip.Addr // every address of the pool below it is in byAddr
-	change uint64     // counts what the file has to know of
+	relays map[netip.Prefix]netip.Addr // the newest of each network behind one
+	virgin map[netip.Prefix]netip.Addr // every address of the network's pool below it is in byAddr
+	change uint64                      // counts what the file has to know of
 
 	writing sync.Mutex // one at a time; taken before mu
 	written uint64     // the change that the last attempt covered
@@ -76,21 +83,28 @@ type leaseFile struct {
 
 func openLeases(cfg Config) (*leases, error) {
 	l := &leases{
-		path:   cfg.LeaseFile,
-		from:   cfg.PoolFrom,
-		to:     cfg.PoolTo,
-		never:  append([]netip.Addr{cfg.IP, cfg.Router, cfg.Net.Masked().Addr(), last(cfg.Net)}, cfg.DNS...),
-		lease:  cfg.Lease,
-		log:    cfg.Log,
-		byMAC:  map[string]*entry{},
-		byAddr: map[netip.Addr]*entry{},
-		virgin: cfg.PoolFrom,
+		path:     cfg.LeaseFile,
+		networks: append([]Network{cfg.home()}, cfg.Networks...),
+		never:    []netip.Addr{cfg.IP},
+		lease:    cfg.Lease,
+		log:      cfg.Log,
+		byPC:     map[pcAt]*entry{},
+		byAddr:   map[netip.Addr]*entry{},
+		relays:   map[netip.Prefix]netip.Addr{},
+		virgin:   map[netip.Prefix]netip.Addr{},
 	}
-	if end := add(l.from, maxPool-1); end.IsValid() && end.Less(l.to) {
-		l.to = end
+	for i := range l.networks {
+		n := &l.networks[i]
+		l.never = append(l.never, n.Router, n.Net.Masked().Addr(), last(n.Net))
+		l.never = append(l.never, n.DNS...)
+		if end := add(n.PoolFrom, maxPool-1); end.IsValid() && end.Less(n.PoolTo) {
+			n.PoolTo = end
+		}
 	}
-	if !slices.ContainsFunc([]netip.Addr{l.from, add(l.from, 1), add(l.from, 2), add(l.from, 3), add(l.from, 4), l.to}, l.pooled) {
-		return nil, fmt.Errorf("the pool %v to %v has no address to give: the appliance, the router and the network's own addresses fill it", l.from, l.to)
+	for _, n := range l.networks {
+		if !slices.ContainsFunc([]netip.Addr{n.PoolFrom, add(n.PoolFrom, 1), add(n.PoolFrom, 2), add(n.PoolFrom, 3), add(n.PoolFrom, 4), n.PoolTo}, func(a netip.Addr) bool { return l.pooledIn(n.Net, a) }) {
+			return nil, fmt.Errorf("the pool %v to %v has no address to give: the appliance, the router and the network's own addresses fill it", n.PoolFrom, n.PoolTo)
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
 		return nil, fmt.Errorf("folder of the leases: %w", err)
@@ -104,9 +118,9 @@ func openLeases(cfg Config) (*leases, error) {
 		}
 		l.log.Warn("the lease file can't be read and was moved aside; PCs keep the addresses they have and may get others at their next start",
 			"file", l.path, "moved to", aside, "err", bad)
-		clear(l.byMAC)
+		clear(l.byPC)
 		clear(l.byAddr)
-		l.virgin = l.from
+		clear(l.virgin)
 		return l, nil
 	}
 	return l, err
@@ -139,7 +153,7 @@ func (l *leases) load(now time.Time) error {
 	for i := range file.Leases {
 		e := &file.Leases[i]
 		mac := parseMAC(e.MAC)
-		if !l.pooled(e.Addr) || l.byAddr[e.Addr] != nil || l.byMAC[mac] != nil || (mac == "") != (e.State == declined) {
+		if !l.pooled(e.Addr) || l.byAddr[e.Addr] != nil || l.byPC[l.key(mac, e.Addr)] != nil || (mac == "") != (e.State == declined) {
 			continue // the pool was changed, or the file was edited
 		}
 		// A clock that was ahead must not lock an address up for years.
@@ -209,21 +223,21 @@ func (l *leases) save(kept []entry) error {
 }
 
 // view is what Decide may know. wanted is the address that the client names,
-// if any.
-func (l *leases) view(mac string, wanted netip.Addr, now time.Time) View {
+// if any; on is the network that it is on, not valid where none is set up.
+func (l *leases) view(mac string, wanted netip.Addr, on netip.Prefix, now time.Time) View {
 	var v View
-	e := l.byMAC[mac]
+	e := l.byPC[pcAt{mac, on}]
 	if e.live(now) {
 		v.Held = e.Addr
 	}
-	v.Grant = l.pooled(wanted) && l.free(wanted, mac, now)
+	v.Grant = l.pooledIn(on, wanted) && l.free(wanted, mac, now)
 	switch {
 	case e != nil && l.pooled(e.Addr):
 		v.Next = e.Addr
-	case l.pooled(wanted) && l.byAddr[wanted] == nil:
+	case l.pooledIn(on, wanted) && l.byAddr[wanted] == nil:
 		v.Next = wanted
 	default:
-		v.Next = l.next(now)
+		v.Next = l.next(on, now)
 	}
 	return v
 }
@@ -235,15 +249,24 @@ func (l *leases) free(a netip.Addr, mac string, now time.Time) bool {
 
 // next is an address for a newcomer: one that nobody ever had, else the one
 // that has been unused for longest.
-func (l *leases) next(now time.Time) netip.Addr {
-	for ; l.virgin.IsValid() && l.virgin.Compare(l.to) <= 0; l.virgin = l.virgin.Next() {
-		if l.byAddr[l.virgin] == nil && l.pooled(l.virgin) {
-			return l.virgin
+func (l *leases) next(on netip.Prefix, now time.Time) netip.Addr {
+	n := l.network(on)
+	a, ok := l.virgin[on]
+	if !ok {
+		a = n.PoolFrom
+	}
+	for ; a.IsValid() && a.Compare(n.PoolTo) <= 0; a = a.Next() {
+		if l.byAddr[a] == nil && l.pooled(a) {
+			l.virgin[on] = a
+			return a
 		}
+	}
+	if a.IsValid() {
+		l.virgin[on] = a
 	}
 	var oldest *entry
 	for _, e := range l.byAddr {
-		if !e.live(now) && (oldest == nil || e.Until.Before(oldest.Until) || e.Until.Equal(oldest.Until) && e.Addr.Less(oldest.Addr)) {
+		if on.Contains(e.Addr) && !e.live(now) && (oldest == nil || e.Until.Before(oldest.Until) || e.Until.Equal(oldest.Until) && e.Addr.Less(oldest.Addr)) {
 			oldest = e
 		}
 	}
@@ -255,7 +278,41 @@ func (l *leases) next(now time.Time) netip.Addr {
 
 // pooled: an address that PCs may get.
 func (l *leases) pooled(a netip.Addr) bool {
-	return a.IsValid() && a.Compare(l.from) >= 0 && a.Compare(l.to) <= 0 && !slices.Contains(l.never, a)
+	return slices.ContainsFunc(l.networks, func(n Network) bool { return l.pooledIn(n.Net, a) })
+}
+
+// pooledIn: on one network.
+func (l *leases) pooledIn(on netip.Prefix, a netip.Addr) bool {
+	n := l.network(on)
+	return a.IsValid() && n.PoolFrom.IsValid() && a.Compare(n.PoolFrom) >= 0 && a.Compare(n.PoolTo) <= 0 && a != l.relays[on] && !slices.Contains(l.never, a)
+}
+
+// relay keeps the relay of a network that is set up, and gives it again: renewals
+// come without. It has one of the network's addresses itself.
+func (l *leases) relay(on netip.Prefix, relay netip.Addr) netip.Addr {
+	if relay.IsValid() && on.IsValid() && on.Contains(relay) {
+		l.relays[on] = relay
+	}
+	return l.relays[on]
+}
+
+func (l *leases) network(on netip.Prefix) Network {
+	for _, n := range l.networks {
+		if n.Net == on {
+			return n
+		}
+	}
+	return Network{}
+}
+
+// key is a PC where an address belongs.
+func (l *leases) key(mac string, a netip.Addr) pcAt {
+	for _, n := range l.networks {
+		if n.Net.Contains(a) {
+			return pcAt{mac, n.Net}
+		}
+	}
+	return pcAt{mac: mac}
 }
 
 // apply does to the table what a decision says. What it returns has to be
@@ -264,7 +321,7 @@ func (l *leases) apply(d Decision, id []byte, now time.Time) (change uint64) {
 	mac := d.Client.MAC
 	switch d.Act {
 	case Offer:
-		if e := l.byMAC[mac]; e.live(now) && e.Addr == d.Addr {
+		if e := l.byPC[l.key(mac, d.Addr)]; e.live(now) && e.Addr == d.Addr {
 			return 0 // an offer takes nothing away
 		}
 		l.put(&entry{Addr: d.Addr, MAC: mac, ID: id, State: offered, Until: now.Add(offerTime)})
@@ -272,7 +329,7 @@ func (l *leases) apply(d Decision, id []byte, now time.Time) (change uint64) {
 	case Bind:
 		l.put(&entry{Addr: d.Addr, MAC: mac, ID: id, State: bound, Until: now.Add(l.lease)})
 	case Release:
-		e := l.byMAC[mac]
+		e := l.byPC[l.key(mac, d.Addr)]
 		if e == nil || e.Addr != d.Addr {
 			return 0
 		}
@@ -291,12 +348,16 @@ func (l *leases) apply(d Decision, id []byte, now time.Time) (change uint64) {
 }
 
 func (l *leases) put(e *entry) {
-	virgin := l.virgin
+	on := l.key("", e.Addr).net
+	virgin, ok := l.virgin[on]
 	l.drop(l.byAddr[e.Addr])
-	l.virgin = virgin // the address is taken again at once
+	if ok {
+		l.virgin[on] = virgin // the address is taken again at once
+	}
 	if e.MAC != "" {
-		l.drop(l.byMAC[e.MAC])
-		l.byMAC[e.MAC] = e
+		k := l.key(e.MAC, e.Addr)
+		l.drop(l.byPC[k])
+		l.byPC[k] = e
 	}
 	l.byAddr[e.Addr] = e
 }
@@ -306,11 +367,11 @@ func (l *leases) drop(e *entry) {
 		return
 	}
 	delete(l.byAddr, e.Addr)
-	if e.Addr.Less(l.virgin) {
-		l.virgin = e.Addr
+	if on := l.key("", e.Addr).net; e.Addr.Less(l.virgin[on]) {
+		l.virgin[on] = e.Addr
 	}
 	if e.MAC != "" {
-		delete(l.byMAC, e.MAC)
+		delete(l.byPC, l.key(e.MAC, e.Addr))
 	}
 }
 

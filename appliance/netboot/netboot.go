@@ -45,6 +45,7 @@ type Config struct {
 	Lease     time.Duration // of an address; an hour when zero
 	Router    netip.Addr    // given to PCs when valid
 	DNS       []netip.Addr  // given to PCs when not empty
+	Networks  []Network     // further ones, behind relays; served while in Full mode
 	HTTPPort  int           // where Register's routes are reached from outside
 	Files     fs.FS         // boot files by flat name: vmlinuz, initrd, shimx64.efi, grubx64.efi, undionly.kpxe, grubia32.efi…
 	LeaseFile string        // JSON; written before an address is acknowledged
@@ -116,6 +117,7 @@ type Sighting struct {
 	Secs    int       // DHCP: for how many seconds it has been asking, as it says itself
 	Port    int       // DHCP: ours that it came to
 	Server  string    // DHCP: another server that the packet is meant for
+	Relay   string    // DHCP: the relay that it came over, or is sent to
 	Card    string    // Client.Card
 	File    string    // what is fetched, asked for in vain, or named in our reply
 	Size    int64     // of File; 0: not known
@@ -132,6 +134,7 @@ const (
 	ProblemArch  = "arch"  // nothing here boots this architecture
 	ProblemFile  = "file"  // its first boot file isn't there
 	ProblemSend  = "send"  // the reply could not be sent
+	ProblemRelay = "relay" // came over a relay from a network that isn't set up
 	ProblemOther = "other" // another DHCP server answers on this network
 )
 
@@ -156,6 +159,8 @@ type Server struct {
 	chained map[string]bool                   // TestPlainROM: MACs whose undionly.kpxe runs
 	lacks   map[string]bool                   // boot files that weren't there
 	looked  time.Time                         // when that was
+
+	relays map[netip.Prefix]netip.Addr // the newest of each network behind one
 
 	outlookMu sync.Mutex
 	outlook   *outlook
@@ -227,8 +232,16 @@ func (c *Config) check() error {
 		return errors.New("no lease file given: addresses must survive a restart")
 	case c.Lease < time.Minute || c.Lease > 365*24*time.Hour:
 		return fmt.Errorf("lease of %v: give a minute to a year", c.Lease)
-	case !c.PoolFrom.Is4() || !c.PoolTo.Is4() || c.PoolTo.Less(c.PoolFrom) || !c.Net.Contains(c.PoolFrom) || !c.Net.Contains(c.PoolTo):
-		return fmt.Errorf("pool %v to %v: both ends must lie inside %v, the lower one first", c.PoolFrom, c.PoolTo, c.Net)
+	}
+	for i, n := range append([]Network{c.home()}, c.Networks...) {
+		if err := n.check(); err != nil {
+			return err
+		}
+		for _, m := range append([]Network{c.home()}, c.Networks...)[:i] {
+			if m.Net.Overlaps(n.Net) {
+				return fmt.Errorf("the networks %v and %v overlap: a PC could not be told which one it is on", m.Net, n.Net)
+			}
+		}
 	}
 	return nil
 }

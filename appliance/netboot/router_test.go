@@ -2,8 +2,10 @@ package netboot
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
@@ -262,4 +264,117 @@ func TestInterfaceOnACard(t *testing.T) {
 	if st := s.Status(); len(st.Others) != 1 || st.Others[0].Addr.String() != "10.78.0.2" || st.Apart() {
 		t.Errorf("%+v", st)
 	}
+}
+
+// far is a server of ours at the PC's end of the cable, until stop is called.
+func (c *cable) farServer(change func(*Config)) (s *Server, stop func()) {
+	c.Helper()
+	c.address("10.77.0.2/24")
+	cfg := c.config(&desk{})
+	cfg.Interface, cfg.IP = c.pc, netip.MustParseAddr("10.77.0.2")
+	if change != nil {
+		change(&cfg)
+	}
+	s, err := New(cfg)
+	must(c.T, err)
+	s.taken = func(context.Context, netip.Addr, string) bool { return false }
+	ctx, cancel := context.WithCancel(c.Context())
+	var conn *net.UDPConn
+	c.inside(func() error {
+		conn, err = listen(ctx, c.pc, netip.Addr{}, dhcpPort)
+		return err
+	})
+	done := make(chan error)
+	go func() { done <- s.serveDHCP(ctx, conn, dhcpPort) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		<-done
+		c.noAddress("10.77.0.2/24")
+	})
+	c.Cleanup(stop)
+	return s, stop
+}
+
+func TestLook(t *testing.T) {
+	c := newCable(t)
+	if others, sure, err := Look(t.Context(), c.srv); err != nil || !sure || len(others) > 0 {
+		t.Errorf("on an empty network: %v %v %v", others, sure, err)
+	}
+	// The other one is ours as well, at the far end of the cable.
+	far, _ := c.farServer(nil)
+	others, sure, err := Look(t.Context(), c.srv)
+	must(t, err)
+	if !sure || len(others) != 1 || others[0].Addr != far.cfg.IP || !others[0].Answers || others[0].Boots || !others[0].Gives.IsValid() {
+		t.Errorf("found %+v %v", others, sure)
+	}
+	// Without a link nothing can be said.
+	l, err := netlink.LinkByName(c.srv)
+	must(t, err)
+	c.inside(func() error {
+		pc, err := netlink.LinkByName(c.pc)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(pc)
+	})
+	wait(t, func() bool { up, err := linkUp(l.Attrs().Name); return err == nil && !up })
+	if others, sure, err := Look(t.Context(), c.srv); err != nil || sure || len(others) > 0 {
+		t.Errorf("without a link: %v %v %v", others, sure, err)
+	}
+}
+
+// With full fixed, nothing changes but what is said.
+func TestFixedFullWarns(t *testing.T) {
+	c := newCable(t)
+	s, _ := start(t, c.config(&desk{}))
+	c.farServer(nil)
+	waitLong(t, func() bool { return s.Status().Why == Clash })
+	st := s.Status()
+	if st.Mode != Full || !st.Needs() || !strings.Contains(st.Text(), "another DHCP server, 10.77.0.2") {
+		t.Errorf("%+v: %s", st, st.Text())
+	}
+}
+
+// A PC that takes the other's offer gives it away too.
+func TestRequestThatNamesAnother(t *testing.T) {
+	c := newCable(t)
+	cfg := c.config(&desk{})
+	cfg.Mode, cfg.Asked = Auto, true
+	s, _ := start(t, cfg)
+	wait(t, func() bool { return s.Status().Mode == Full })
+	c.address("10.77.0.2/24")
+	choose, err := dhcpv4.NewDiscovery(hardware(t, mac1), dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 77, 0, 3))))
+	must(t, err)
+	c.unicast("10.77.0.2:68", choose)
+	wait(t, func() bool { return s.Status().Mode == Proxy })
+	if st := s.Status(); len(st.Others) != 1 || st.Others[0].Addr.String() != "10.77.0.3" || st.Why != Beside {
+		t.Errorf("%+v", st)
+	}
+	if o, err := c.client(mac2).DiscoverOffer(t.Context()); err == nil {
+		t.Errorf("still offers: %v", o)
+	}
+}
+
+// Two of ours on one network: never two that give addresses, and not none for
+// long either.
+func TestTwoAppliances(t *testing.T) {
+	c := newCable(t)
+	cfg := c.config(&desk{})
+	cfg.Mode, cfg.Asked = Auto, true
+	s, _ := start(t, cfg)
+	wait(t, func() bool { return s.Status().Mode == Full })
+	var far *Server
+	far, _ = c.farServer(func(cfg *Config) { cfg.Mode, cfg.Asked = Auto, true })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go c.inside(func() error { defer close(done); _ = far.watch(ctx); return nil })
+	defer func() { cancel(); <-done }()
+	waitLong(t, func() bool { return s.Status().Mode == Proxy || far.Status().Mode == Proxy })
+	// Which one goes on depends on who was heard first.
+	knows := func(a, b *Server) bool {
+		st := a.Status()
+		return b.Status().Mode == Full && st.Why == Beside && len(st.Others) == 1 && st.Others[0].Appliance && st.Others[0].Addr == b.cfg.IP
+	}
+	waitLong(t, func() bool { return knows(s, far) || knows(far, s) })
 }

@@ -100,7 +100,7 @@ func TestRoomFullOfPCs(t *testing.T) {
 	again, err := openLeases(cfg)
 	must(t, err)
 	for _, pc := range done {
-		if e := again.byMAC[pc.MAC.String()]; e == nil || e.Addr != pc.Address || e.State != bound {
+		if e := again.byPC[pcAt{pc.MAC.String(), cfg.Net}]; e == nil || e.Addr != pc.Address || e.State != bound {
 			t.Errorf("after a restart %v has %+v, it was given %v", pc.MAC, e, pc.Address)
 		}
 	}
@@ -156,7 +156,7 @@ func TestLeasesAreWrittenTogether(t *testing.T) {
 	done := make(chan error, pcs)
 	for i := range pcs {
 		l.mu.Lock()
-		change := l.apply(Decision{Client: Client{MAC: net.HardwareAddr{2, 0, 0, 0, 0, byte(i)}.String()}, Act: Bind, Addr: add(l.from, uint32(i))}, nil, time.Now())
+		change := l.apply(Decision{Client: Client{MAC: net.HardwareAddr{2, 0, 0, 0, 0, byte(i)}.String()}, Act: Bind, Addr: add(s.cfg.PoolFrom, uint32(i))}, nil, time.Now())
 		l.mu.Unlock()
 		go func() { done <- l.commit(change) }()
 	}
@@ -164,8 +164,8 @@ func TestLeasesAreWrittenTogether(t *testing.T) {
 	must(t, <-done)
 	first, err := openLeases(s.cfg)
 	must(t, err)
-	if len(first.byMAC) != pcs {
-		t.Errorf("the first one's return found %d leases in the file, want %d", len(first.byMAC), pcs)
+	if len(first.byPC) != pcs {
+		t.Errorf("the first one's return found %d leases in the file, want %d", len(first.byPC), pcs)
 	}
 	// Another writing would bring the file back.
 	must(t, os.Remove(l.path))

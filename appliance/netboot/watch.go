@@ -176,10 +176,10 @@ func passing(err error) bool {
 // noticed takes up what a PC's or another appliance's packet says of other
 // servers.
 func (s *Server) noticed(d Decision) {
-	if d.Other.IsValid() {
+	if d.Other.IsValid() && !d.Relay.IsValid() { // behind a relay others may well serve
 		s.learn(func(o *outlook, now time.Time) { o.hear(now, heard{addr: d.Other}) })
 	}
-	if p := d.Peer; p != nil && p.Addr.IsValid() {
+	if p := d.Peer; p != nil && p.Addr.IsValid() && !d.Relay.IsValid() {
 		s.learn(func(o *outlook, now time.Time) { o.peer(now, p.Addr, d.Client.MAC, p.Mode) })
 	}
 }

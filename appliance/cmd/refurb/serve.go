@@ -19,6 +19,7 @@ type serveCmd struct {
 	Pool      string        `help:"Addresses to hand out, FROM-TO; without it the upper half of the network."`
 	Router    string        `help:"Router that PCs are told of, full mode only."`
 	DNS       []string      `name:"dns" help:"Name servers that PCs are told of, full mode only."`
+	Network   []string      `sep:"none" placeholder:"NET[,via=ROUTER]" help:"A further network, whose PCs ask through a relay agent (DHCP helper) of a router: 10.88.0.0/24, and after commas pool=FROM-TO, router=, dns=, via=. May be repeated."`
 	Data      string        `help:"Folder of records, keys, images and boot files (default /var/lib/refurb)." env:"REFURB_DATA" type:"path"`
 	HTTP      int           `name:"http" help:"Port of boot files and images (default 8080)."`
 	Agents    int           `help:"Port of the agents' API (default 8443)."`
@@ -52,6 +53,16 @@ func (c *serveCmd) settle() (appliance.Config, error) {
 	}
 	if c.DNS != nil {
 		cfg.DNS = c.DNS
+	}
+	if c.Network != nil {
+		cfg.Networks = nil
+		for _, s := range c.Network {
+			n, err := appliance.ParseNetwork(s)
+			if err != nil {
+				return cfg, err
+			}
+			cfg.Networks = append(cfg.Networks, n)
+		}
 	}
 	if c.LostAfter != 0 {
 		cfg.LostAfter = c.LostAfter
