@@ -26,6 +26,7 @@ type Bench struct {
 	Fresh  bool          // the house has no device at all yet
 	Lead   bool
 	NoLot  bool // no lot is open
+	Net    *netLine
 
 	Stopped int // PCs that don't start from the network
 }
@@ -89,8 +90,14 @@ func onBench(v workshop.DeviceView, open map[string]bool, now time.Time) bool {
 	return now.Sub(v.Seen) < lately
 }
 
+func (d *Dashboard) benchNow(v workshop.View, lot string, lead bool, stopped int) Bench {
+	b := benchOf(v, lot, lead, stopped)
+	b.Net = netOf(d.network())
+	return b
+}
+
 func (d *Dashboard) bench(c echo.Context) error {
 	v := d.cfg.Registry.View()
 	lot := clean(c.QueryParam("lot"), maxLine)
-	return d.render(c, http.StatusOK, "bench", page{Title: "nav.bench", Nav: "bench", Live: true, Body: benchOf(v, lot, can(c, Lead), d.openStarts())})
+	return d.render(c, http.StatusOK, "bench", page{Title: "nav.bench", Nav: "bench", Live: true, Body: d.benchNow(v, lot, can(c, Lead), d.openStarts())})
 }

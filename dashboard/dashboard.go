@@ -35,8 +35,8 @@ var templateFiles embed.FS
 //go:embed all:static
 var staticFiles embed.FS
 
-// Config of a Dashboard. All but Trace, Papers, Checkpoints, Code and Log are
-// required.
+// Config of a Dashboard. All but Trace, Papers, Checkpoints, Network, Code
+// and Log are required.
 type Config struct {
 	Registry *workshop.Registry
 	Users    Users
@@ -46,7 +46,9 @@ type Config struct {
 	Papers   Papers     // nil: there are none
 	// Checkpoints may be nil: there are none.
 	Checkpoints Checkpoints
-	Sessions    scs.Store
+	// Network tells who gives the PCs their addresses; nil, or false: nobody knows.
+	Network  func() (Network, bool)
+	Sessions scs.Store
 	// Code lets the first person in: it is printed on the server's console and
 	// good until there is a user. Empty: nobody can be the first.
 	Code string

@@ -24,7 +24,7 @@ var meant = map[Role][]string{
 		"GET /papers/lot/:id", "GET /papers/:kind/:id", "GET /papers/:kind/:id/json",
 		"POST /logout", "GET /me", "POST /me/password", "GET /", "GET /bench/stream", "GET /starts", "GET /starts/stream", "GET /devices", "GET /devices.csv",
 		"GET /devices/:id", "GET /devices/:id/stream", "GET /devices/:id/history/:format", "GET /lots", "GET /lots/:id", "GET /disks", "GET /disks/:key",
-		"GET /images", "GET /api/devices", "GET /api/devices/:id",
+		"GET /images", "GET /api/devices", "GET /api/devices/:id", "GET /api/network",
 	},
 	Lead: {
 		"POST /devices/:id/approve", "POST /devices/:id/erase", "POST /devices/:id/again", "POST /devices/:id/again/forget",

@@ -92,6 +92,7 @@ func (d *Dashboard) routes() []route {
 		{get, "/images", Viewer, d.images, false},
 		{get, "/api/devices", Viewer, d.apiDevices, true},
 		{get, "/api/devices/:id", Viewer, d.apiDevice, true},
+		{get, "/api/network", Viewer, d.apiNetwork, true},
 
 		{post, "/devices/:id/approve", Lead, d.approve, false},
 		{post, "/devices/:id/erase", Lead, d.erase, false},

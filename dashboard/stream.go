@@ -140,7 +140,18 @@ func (d *Dashboard) follow(c echo.Context, show func(*workshop.Update) (string, 
 			if _, err := d.who(c, false); err != nil {
 				return nil
 			}
-			if err := out.beat(); err != nil {
+			// What isn't the registry's may have changed too.
+			html, err := show(&workshop.Update{})
+			if err != nil {
+				d.cfg.Log.Error("event stream", "path", c.Path(), "err", err)
+				return nil
+			}
+			if html == "" {
+				err = out.beat()
+			} else {
+				err = out.event(html)
+			}
+			if err != nil {
 				return nil
 			}
 			continue
@@ -181,7 +192,7 @@ func (d *Dashboard) benchStream(c echo.Context) error {
 		if stopped = d.openStarts(); u == nil && was == stopped {
 			return "", nil // a start that goes on is none of the bench's business
 		}
-		return seen.show(d.pages, w, benchOf(d.cfg.Registry.View(), lot, lead, stopped))
+		return seen.show(d.pages, w, d.benchNow(d.cfg.Registry.View(), lot, lead, stopped))
 	}, d.traceWakes(c.Request().Context(), startTick))
 }
 
@@ -190,6 +201,7 @@ type benchSeen struct {
 	shape  string
 	counts string
 	left   string
+	net    string
 	starts string
 	cards  map[string]string
 }
@@ -228,8 +240,15 @@ func (s *benchSeen) show(p *pages, w *words, b Bench) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	net, err := piece("net", b)
+	if err != nil {
+		return "", err
+	}
 	if s.left != left {
 		changed.WriteString(left)
+	}
+	if s.net != net {
+		changed.WriteString(net)
 	}
 	starts, err := piece("starts-link", b.Stopped)
 	if err != nil {
@@ -239,9 +258,10 @@ func (s *benchSeen) show(p *pages, w *words, b Bench) (string, error) {
 		changed.WriteString(starts)
 	}
 	old := *s
-	s.shape, s.counts, s.left, s.starts, s.cards = shape.String(), counts, left, starts, cards
+	s.shape, s.counts, s.left, s.net, s.starts, s.cards = shape.String(), counts, left, net, starts, cards
 	if old.shape != s.shape || old.counts != s.counts {
 		all.WriteString(starts)
+		all.WriteString(net)
 		err := p.write(&all, w, "bench-live", b)
 		return all.String(), err
 	}

@@ -162,9 +162,6 @@ func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, po
 	}
 	c := d.Client
 	in := Sighting{Time: at, MAC: c.MAC, UUID: c.UUID, What: d.What, Arch: c.Arch, Detail: describe(c), Via: d.Via, Secs: d.Secs, Port: port, Card: c.Card}
-	if d.Relay.IsValid() {
-		in.Relay = d.Relay.String()
-	}
 	if d.Other.IsValid() {
 		in.Server = d.Other.String()
 	}
@@ -180,7 +177,6 @@ func (s *Server) send(out *ipv4.PacketConn, reply *dhcpv4.DHCPv4, d Decision, po
 	}
 	sight(in)
 	o := Sighting{MAC: c.MAC, UUID: c.UUID, What: d.Reply, Arch: c.Arch, Via: d.Via, Port: port, Detail: d.Detail, File: d.File, Err: d.Err, Problem: d.Problem}
-	o.Relay = in.Relay
 	if d.Addr.IsValid() {
 		o.IP = d.Addr.String()
 	}

@@ -117,7 +117,6 @@ type Sighting struct {
 	Secs    int       // DHCP: for how many seconds it has been asking, as it says itself
 	Port    int       // DHCP: ours that it came to
 	Server  string    // DHCP: another server that the packet is meant for
-	Relay   string    // DHCP: the relay that it came over, or is sent to
 	Card    string    // Client.Card
 	File    string    // what is fetched, asked for in vain, or named in our reply
 	Size    int64     // of File; 0: not known

@@ -39,6 +39,7 @@ func newDashboard(ctx context.Context, a *appliance.Appliance, log *slog.Logger)
 	return dashboard.New(dashboard.Config{
 		Registry: a.Registry, Users: users, Images: shelf{a.Depot}, History: history{a},
 		Trace: a.Trace, Papers: drawer{papers.New(evidence{a.Store}, a.Keys.Signing)}, Checkpoints: points{a},
+		Network:  network(a),
 		Sessions: a.Store.Sessions(), Code: code, Log: log,
 	})
 }
@@ -142,6 +143,28 @@ func (h history) Events(ctx context.Context, device string) ([]workshop.Event, e
 
 func (h history) Export(ctx context.Context, w io.Writer, device, format string) error {
 	return exportHistory(ctx, h.Records, h.Keys, w, device, audit.Format(format), 0)
+}
+
+// network is the boot service's outlook as the dashboard shows it.
+func network(a *appliance.Appliance) func() (dashboard.Network, bool) {
+	return func() (dashboard.Network, bool) {
+		st, ok := a.Network()
+		if !ok {
+			return dashboard.Network{}, false
+		}
+		n := dashboard.Network{
+			Mode: st.Mode.String(), Fixed: st.Fixed, Why: string(st.Why), Since: st.Since, Own: st.Own.Addr().String(),
+			Givers: []string{}, Boots: []string{}, Apart: st.Apart(), Twin: st.Twin(), Needs: st.Needs(), Text: st.Text(),
+		}
+		for _, o := range st.Others {
+			if o.Boots {
+				n.Boots = append(n.Boots, o.Addr.String())
+			} else {
+				n.Givers = append(n.Givers, o.Addr.String())
+			}
+		}
+		return n, true
+	}
 }
 
 // points are the records' checkpoints as the dashboard shows them.
