@@ -33,6 +33,7 @@ type place struct {
 	ways  []*netlink.Route // that we have set
 	name  string
 	lease *nclient4.Lease
+	grace time.Duration
 	log   *slog.Logger
 }
 
@@ -40,7 +41,7 @@ type place struct {
 // an address there.
 func (a *Appliance) join(ctx context.Context) (*place, error) {
 	cfg := a.Config
-	p := &place{name: cfg.Interface, log: a.log}
+	p := &place{name: cfg.Interface, log: a.log, grace: addressGrace}
 	link, err := switchOn(cfg.Interface)
 	if err != nil {
 		return nil, err
@@ -199,7 +200,7 @@ func (p *place) keep(ctx context.Context) error {
 		case missing.IsZero():
 			missing = time.Now()
 			p.log.Warn("the network card has lost its address: is the cable plugged in?", "interface", p.name, "address", p.addr)
-		case len(others) > 0 && time.Since(missing) > addressGrace:
+		case len(others) > 0 && time.Since(missing) > p.grace:
 			return fmt.Errorf("%s had the address %v and now has %s: start again, or fix it with --address", p.name, p.addr, strings.Join(others, ", "))
 		}
 	}

@@ -326,7 +326,11 @@ func TestLooks(t *testing.T) {
 	held, working := busy(t, h)
 	all("login", "/login")
 	login()
+	who := Network{Why: "beside", Givers: []string{"192.168.1.1"}}
+	h.dash.cfg.Network = func() (Network, bool) { return who, true }
 	all("bench", "/")
+	who = Network{Why: "beside", Needs: true, Apart: true, Own: "10.77.0.1", Givers: []string{"192.168.1.1", "192.168.1.2"}}
+	all("bench-network", "/")
 	all("held", "/devices/"+held.device().ID)
 	all("device", "/devices/"+working.device().ID)
 	for _, v := range h.reg.View().Devices {

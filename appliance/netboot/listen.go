@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -76,7 +77,7 @@ func listen(ctx context.Context, ifname string, ip netip.Addr, port int) (*net.U
 	conn, err := lc.ListenPacket(ctx, "udp4", net.JoinHostPort(host, strconv.Itoa(port)))
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, fmt.Errorf("UDP port %d is taken on this machine by %s: stop it, or keep it off %s", port, holders(port), ifname)
+		return nil, fmt.Errorf("UDP port %d is taken on this machine by %s", port, taken(holders(port), port, ifname))
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return nil, fmt.Errorf("UDP port %d may not be opened: run as root, or with the capabilities NET_BIND_SERVICE and NET_RAW: %w", port, err)
 	case err != nil:
@@ -104,8 +105,15 @@ func onInterface(c syscall.RawConn, ifname string) error {
 	return bind
 }
 
-// holders names the programs that have a UDP port open, as far as /proc tells.
-func holders(port int) string {
+// holder is a program that has a port open.
+type holder struct {
+	pid  string
+	name string // at most 15 letters, as the kernel keeps it
+	args string
+}
+
+// holders finds the programs that have a UDP port open, as far as /proc tells.
+func holders(port int) []holder {
 	inodes := map[string]bool{}
 	for _, table := range []string{"/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"} {
 		b, err := os.ReadFile(table)
@@ -116,7 +124,7 @@ func holders(port int) string {
 			inodes[inode] = true
 		}
 	}
-	var names []string
+	var found []holder
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well-formed
 	for _, fd := range fds {
 		to, err := os.Readlink(fd)
@@ -128,16 +136,46 @@ func holders(port int) string {
 			continue
 		}
 		pid := strings.Split(fd, "/")[2]
-		comm, _ := os.ReadFile("/proc/" + pid + "/comm") // the number says enough without
-		name := fmt.Sprintf("%s (process %s)", bytes.TrimSpace(comm), pid)
-		if !strings.Contains(strings.Join(names, ", "), name) {
-			names = append(names, name)
+		if slices.ContainsFunc(found, func(h holder) bool { return h.pid == pid }) {
+			continue
 		}
+		comm, _ := os.ReadFile("/proc/" + pid + "/comm") // the number says enough without
+		args, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+		found = append(found, holder{pid, string(bytes.TrimSpace(comm)), string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))})
 	}
-	if len(names) == 0 {
-		return "another program"
+	return found
+}
+
+// taken says who has a port, and how to get it for one interface.
+func taken(by []holder, port int, ifname string) string {
+	if len(by) == 0 {
+		return fmt.Sprintf("another program: `sudo ss -lunp sport = :%d` names it; stop it, or keep it off %s", port, ifname)
 	}
-	return strings.Join(names, ", ")
+	var names []string
+	for _, h := range by {
+		names = append(names, fmt.Sprintf("%s (process %s)", printable(h.name), h.pid))
+	}
+	return strings.Join(names, ", ") + ": " + freeing(by[0], port, ifname)
+}
+
+func freeing(h holder, port int, ifname string) string {
+	switch {
+	case h.name == "dnsmasq" && strings.Contains(h.args, "libvirt"):
+		return fmt.Sprintf("it serves libvirt's virtual machines: `virsh net-list` shows the network, and `virsh net-destroy NAME` ends it, unless it can be moved off %s with `virsh net-edit NAME`", ifname)
+	case h.name == "dnsmasq" && strings.Contains(h.args, "NetworkManager"):
+		return fmt.Sprintf("it shares a connection for NetworkManager: set %s to another method than \"shared\", or `nmcli device set %s managed no`", ifname, ifname)
+	case h.name == "dnsmasq":
+		return fmt.Sprintf("put the lines `bind-interfaces` and `except-interface=%s` into /etc/dnsmasq.conf and restart it", ifname)
+	case strings.HasPrefix(h.name, "systemd-network"):
+		return fmt.Sprintf("set `DHCPServer=no` in the .network file of %s (`networkctl status %s` names it) and `networkctl reload`", ifname, ifname)
+	case h.name == "refurb":
+		return "an appliance is running already, perhaps as a service (`systemctl status refurb`): end one of the two"
+	case h.name == "in.tftpd":
+		return "`sudo systemctl disable --now tftpd-hpa`, or give it another address than the appliance's"
+	case h.name == "dhcpd" || strings.HasPrefix(h.name, "kea-dhcp4"):
+		return fmt.Sprintf("take %s out of its list of interfaces and restart it, or stop it", ifname)
+	}
+	return fmt.Sprintf("stop it, or keep it off %s", ifname)
 }
 
 // udpInodes reads a table in the form of /proc/net/udp.

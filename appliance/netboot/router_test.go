@@ -105,24 +105,34 @@ func linked(name string) error {
 func (c *cable) router(own, from, to string, args ...string) (stop func(), said func() string) {
 	c.Helper()
 	c.address(own)
+	end, said := dnsmasq(c.T, c.inside, append([]string{"--interface=" + c.pc, "--bind-interfaces", "--dhcp-range=" + from + "," + to + ",1h"}, args...)...)
+	stop = sync.OnceFunc(func() {
+		end()
+		c.noAddress(own)
+	})
+	c.Cleanup(stop)
+	return stop, said
+}
+
+// dnsmasq runs where inside leads.
+func dnsmasq(t *testing.T, inside func(func() error), args ...string) (stop func(), said func() string) {
+	t.Helper()
 	var mu sync.Mutex
 	var out bytes.Buffer
 	w := writer(func(p []byte) (int, error) { mu.Lock(); defer mu.Unlock(); return out.Write(p) })
 	said = func() string { mu.Lock(); defer mu.Unlock(); return out.String() }
 	cmd := exec.Command("dnsmasq", append([]string{"--no-daemon", "--port=0", "--conf-file=/dev/null", "--log-dhcp", "--user=root",
-		"--interface=" + c.pc, "--bind-interfaces", "--dhcp-authoritative", "--dhcp-range=" + from + "," + to + ",1h",
-		"--dhcp-leasefile=" + filepath.Join(c.TempDir(), "leases"), "--pid-file="}, args...)...)
+		"--dhcp-authoritative", "--dhcp-leasefile=" + filepath.Join(t.TempDir(), "leases"), "--pid-file="}, args...)...)
 	cmd.Stdout, cmd.Stderr = w, w
-	c.inside(cmd.Start)
+	inside(cmd.Start)
 	stop = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(unix.SIGTERM)
 		_ = cmd.Wait()
-		c.noAddress(own)
 	})
-	c.Cleanup(stop)
-	wait(c.T, func() bool {
+	t.Cleanup(stop)
+	wait(t, func() bool {
 		if strings.Contains(said(), "failed") {
-			c.Fatalf("dnsmasq: %s", said())
+			t.Fatalf("dnsmasq: %s", said())
 		}
 		return strings.Contains(said(), "DHCP, IP range")
 	})
