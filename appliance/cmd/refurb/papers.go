@@ -93,13 +93,30 @@ func (c *papersCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	into := map[string]string{}
+	for _, d := range state.Devices {
+		into[d.ID] = d.Into
+	}
+	// root is the record that one leads to: the papers of merged ones go with it.
+	root := func(id string) string {
+		for into[id] != "" {
+			id = into[id]
+		}
+		return id
+	}
 	devices, lot := state.Devices, (*workshop.Lot)(nil)
 	keep := func(d workshop.Device) bool { return d.ID == c.What || fmt.Sprint(d.Number) == c.What }
 	if i := slices.IndexFunc(state.Lots, func(l workshop.Lot) bool { return l.ID == c.What }); i >= 0 {
 		lot = &state.Lots[i]
 		keep = func(d workshop.Device) bool { return d.Lot == lot.ID }
 	}
-	devices = slices.DeleteFunc(devices, func(d workshop.Device) bool { return !keep(d) })
+	wanted := map[string]bool{}
+	for _, d := range devices {
+		if keep(d) && (lot == nil || d.Into == "") { // a lot counts a merged pair where it is kept
+			wanted[root(d.ID)] = true
+		}
+	}
+	devices = slices.DeleteFunc(devices, func(d workshop.Device) bool { return !wanted[root(d.ID)] })
 	if lot == nil && len(devices) == 0 {
 		return fmt.Errorf("there is no device and no lot %q: a device's number stands on its card, a lot's id in the address of its page", c.What)
 	}
