@@ -120,7 +120,7 @@ func (h *house) call(method, path, token, body string, into any, header ...strin
 
 func (h *house) token(mac string) string {
 	h.Helper()
-	_, token, err := h.reg.Boot(context.Background(), mac, "")
+	_, token, err := h.reg.Boot(context.Background(), workshop.Start{MAC: mac})
 	if err != nil {
 		h.Fatal(err)
 	}

@@ -280,12 +280,20 @@ func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 type desk struct{ *Appliance }
 
 func (d desk) Boot(ctx context.Context, c netboot.Client) (netboot.Answer, error) {
-	local, token, err := d.Registry.Boot(ctx, c.MAC, c.UUID)
-	if err != nil || local {
-		return netboot.Answer{Local: true}, err
+	kind, token, err := d.Registry.Boot(ctx, workshop.Start{MAC: c.MAC, UUID: c.UUID, Since: c.Asked})
+	if err != nil {
+		return netboot.Answer{}, err
+	}
+	switch kind {
+	case workshop.StartDisk:
+		return netboot.Answer{Kind: netboot.Disk}, nil
+	case workshop.StartMemory:
+		return netboot.Answer{Kind: netboot.Memory}, nil
+	case workshop.StartShell: // nothing secret: it is on the screen of whoever asks
+		return netboot.Answer{Kind: netboot.Shell, Args: []string{"refurb.rescue=shell", "refurb.mac=" + c.MAC}}, nil
 	}
 	url, _ := d.urls()
-	return netboot.Answer{Args: []string{"refurb.url=" + url, "refurb.token=" + token, "refurb.mac=" + c.MAC}}, nil
+	return netboot.Answer{Kind: netboot.Agent, Args: []string{"refurb.url=" + url, "refurb.token=" + token, "refurb.mac=" + c.MAC}}, nil
 }
 
 // catalogue is the depot as the registry needs it.

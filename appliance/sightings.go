@@ -31,7 +31,7 @@ func traced(s netboot.Sighting) trace.Sighting {
 	return trace.Sighting{
 		Time: s.Time, MAC: s.MAC, UUID: s.UUID, IP: s.IP, What: s.What, Via: s.Via, Arch: arch, Detail: s.Detail, Err: s.Err,
 		Problem: s.Problem, Secs: s.Secs, Port: s.Port, Server: s.Server, Card: s.Card,
-		File: s.File, Size: s.Size, Bytes: s.Bytes, Began: s.Began, Probe: s.Probe, Missing: s.Missing, Boots: s.Boots,
+		File: s.File, Size: s.Size, Bytes: s.Bytes, Began: s.Began, Probe: s.Probe, Missing: s.Missing, Boots: string(s.Boots),
 	}
 }
 

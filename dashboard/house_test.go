@@ -231,7 +231,7 @@ func dataDisk(serial string) wire.Disk {
 // start boots a PC over the network and reports.
 func (h *house) start(rep wire.Report) *pc {
 	h.t.Helper()
-	_, token, err := h.reg.Boot(h.t.Context(), rep.NICs[0].MAC, rep.Identity.UUID)
+	_, token, err := h.reg.Boot(h.t.Context(), workshop.Start{MAC: rep.NICs[0].MAC, UUID: rep.Identity.UUID})
 	if err != nil {
 		h.t.Fatal(err)
 	}

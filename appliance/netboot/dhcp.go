@@ -82,6 +82,7 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 			if c.MAC != "" && !d.Silent && d.What != "malformed" {
 				if d.What == "discover" {
 					s.forget(s.client(c.MAC).IP, d.Addr)
+					c.Asked = time.Now()
 				}
 				s.remember(c)
 			}

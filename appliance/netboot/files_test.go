@@ -217,7 +217,7 @@ func TestNoScriptWithoutItsFiles(t *testing.T) {
 			t.Errorf("%s: %s", path, text)
 		}
 	}
-	s.desk.answer = Answer{Local: true}
+	s.desk.answer = Answer{Kind: Disk}
 	if _, text := fetch(t, "GET", url+"/boot/ipxe/"+mac1); !strings.Contains(text, "sanboot") {
 		t.Errorf("its own disk needs no files: %s", text)
 	}
@@ -225,7 +225,7 @@ func TestNoScriptWithoutItsFiles(t *testing.T) {
 
 func TestScriptsByHTTP(t *testing.T) {
 	s, url := web(t, nil)
-	s.desk.answer = Answer{Args: []string{"refurb.token=t"}}
+	s.desk.answer = Answer{Kind: Agent, Args: []string{"refurb.token=t"}}
 	s.remember(Client{MAC: mac2, UUID: "5ea1ab00-0000-4000-8000-525400000002", Arch: 16, HTTPBoot: true})
 
 	for _, path := range []string{"/boot/grub/" + mac2, "/boot/ipxe/" + mac2} {

@@ -80,7 +80,7 @@ func newBench(t *testing.T, change func(*vmServer)) *bench {
 	b.cfg = vmServer{
 		Interface: lab.Bridge, IP: lab.IP, Net: "10.77.0.0/24", From: "10.77.0.100", To: "10.77.0.120",
 		Files: bootFiles(t, dir), Leases: filepath.Join(dir, "leases.json"), Plain: true, Advert: true,
-		Answer: Answer{Args: []string{"refurb.url=https://10.77.0.1:8443", "refurb.token=abc-DEF_123"}},
+		Answer: Answer{Kind: Agent, Args: []string{"refurb.url=https://10.77.0.1:8443", "refurb.token=abc-DEF_123"}},
 	}
 	if change != nil {
 		change(&b.cfg)
@@ -307,7 +307,7 @@ func TestFirmwareStartsItsOwnDisk(t *testing.T) {
 		{"BIOS, blank", lab.Config{Firmware: lab.BIOS, Args: serial}, (*bench).blankDisk, "nothing on it starts"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t, func(v *vmServer) { v.Answer = Answer{Local: true} })
+			b := newBench(t, func(v *vmServer) { v.Answer = Answer{Kind: Disk} })
 			tt.pc.Disks = []lab.Disk{{Path: tt.disk(b)}}
 			b.boot(tt.pc, tt.want)
 			if !b.saw("script", "^own disk$") {

@@ -116,9 +116,15 @@ func notFound(c echo.Context) error {
 	return c.String(http.StatusNotFound, "not here\n")
 }
 
+// needs are the files that a kind of boot fetches after its script.
+var needs = map[Kind][]string{
+	Agent: {"vmlinuz", "initrd"}, Shell: {"vmlinuz", "initrd"},
+	Memory: {"memtest64.bin", "memtest64.efi", "memtest32.efi"},
+}
+
 // complete says what a PC would look for in vain: GRUB can't be told so later.
-func (s *Server) complete() error {
-	for _, name := range []string{"vmlinuz", "initrd"} {
+func (s *Server) complete(k Kind) error {
+	for _, name := range needs[k] {
 		f, size, err := s.open(name)
 		if err == nil {
 			f.Close()
@@ -175,11 +181,11 @@ func (s *Server) script(c echo.Context, ipxe bool, write func(Answer) (string, e
 	answer, err := s.cfg.Desk.Boot(ctx, client)
 	var text string
 	if err == nil {
-		g.Detail, g.Boots = "own disk", BootsDisk
-		if !answer.Local {
-			g.Detail, g.Boots = "agent", BootsAgent
-			err = s.complete()
+		g.Detail, g.Boots = string(answer.Kind), answer.Kind
+		if answer.Kind == Disk {
+			g.Detail = "own disk"
 		}
+		err = s.complete(answer.Kind)
 	}
 	if err == nil {
 		text, err = write(answer)

@@ -86,7 +86,11 @@ func (d *desk) Boot(_ context.Context, c Client) (Answer, error) {
 	if d.tell != nil {
 		d.tell(c)
 	}
-	return d.answer, d.err
+	a := d.answer
+	if a.Kind == "" && d.err == nil {
+		a.Kind = Agent
+	}
+	return a, d.err
 }
 
 func (d *desk) Sighting(s Sighting) {

@@ -79,20 +79,32 @@ type Client struct {
 	Arch     uint16     // option 93 (RFC 4578, RFC 5970); NoArch when unknown
 	IP       netip.Addr // where it speaks from; invalid when it has no address yet
 	IPXE     bool       // it is iPXE that asks
+	Asked    time.Time  // when it last asked for an address; zero: never seen to
 	HTTPBoot bool       // UEFI HTTP Boot
 	Card     string     // the network card that it starts from, "pci 8086:153a"; empty unless it says so, as iPXE does
 }
 
+// Kind of thing that a PC can boot.
+type Kind string
+
+const (
+	Agent  Kind = "agent"
+	Disk   Kind = "disk"   // its own
+	Shell  Kind = "shell"  // the agent's kernel and initramfs with a shell for a person
+	Memory Kind = "memory" // the memory test
+)
+
 // Answer is what a PC shall boot.
 type Answer struct {
-	Local bool     // its own disk; else the agent
-	Args  []string // kernel arguments for the agent; [A-Za-z0-9] and "._:/=,+@%~-" only
+	Kind Kind
+	Args []string // kernel arguments for Agent and Shell; [A-Za-z0-9] and "._:/=,+@%~-" only
 }
 
 // Desk is the workshop, as the boot chain needs it.
 type Desk interface {
 	// Boot says what the PC shall boot. It is called once for every script
-	// fetched by GET, never for HEAD. An error is shown on the PC's screen.
+	// fetched by GET, never for HEAD; one start may fetch it several times, and
+	// Client.Asked tells starts apart. An error is shown on the PC's screen.
 	Boot(ctx context.Context, c Client) (Answer, error)
 	// Sighting is told of every packet and file; they are not logged otherwise.
 	// It must not block.
@@ -123,7 +135,7 @@ type Sighting struct {
 	Began   time.Time // of a transfer: the same in its "begin" and in its end
 	Probe   bool      // only File's size was wanted
 	Missing bool      // there is no such File
-	Boots   string    // a script: BootsAgent or BootsDisk; empty when it was refused
+	Boots   Kind      // a script; empty when it was refused
 }
 
 // Kinds of Sighting.Err.
@@ -135,12 +147,6 @@ const (
 	ProblemSend  = "send"  // the reply could not be sent
 	ProblemRelay = "relay" // came over a relay from a network that isn't set up
 	ProblemOther = "other" // another DHCP server answers on this network
-)
-
-// What a script starts.
-const (
-	BootsAgent = "agent"
-	BootsDisk  = "disk"
 )
 
 // Server is one workshop network's boot service.
@@ -272,6 +278,9 @@ func (s *Server) remember(c Client) {
 		}
 		if c.Card == "" {
 			c.Card = old.Card
+		}
+		if c.Asked.IsZero() {
+			c.Asked = old.Asked
 		}
 	} else if len(s.clients) >= maxClients {
 		for k := range s.clients {

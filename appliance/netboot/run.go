@@ -84,7 +84,7 @@ func (o *sockets) close() {
 
 func (s *Server) serve(ctx context.Context, o *sockets) error {
 	s.log.Info("network boot is served", "interface", s.cfg.Interface, "address", s.cfg.IP, "dhcp", s.cfg.Mode)
-	if err := s.complete(); err != nil {
+	if err := s.complete(Agent); err != nil {
 		s.log.Warn("PCs will not boot", "err", err)
 	}
 	g, run := errgroup.WithContext(ctx)

@@ -30,6 +30,16 @@ var (
 		"Look after the network cable and the server.",
 		"It starts again by itself in 30 seconds.",
 	}
+	noMemtest = []string{
+		"The memory test did not start on this PC.",
+		"Choose it again in the dashboard; without it this PC starts as usual.",
+		"It starts again by itself in 30 seconds.",
+	}
+	lockedMemtest = []string{
+		"The memory test can not start while Secure Boot is on: nobody has signed it.",
+		"Switch Secure Boot off in the settings of this PC, and choose the test again.",
+		"It starts as usual by itself in 60 seconds.",
+	}
 	noDisk = []string{
 		"This PC was told to start from its own disk, but nothing on it starts.",
 		"To put a system on it, choose Image again for this PC in the dashboard.",
@@ -68,7 +78,12 @@ func ipxeScript(base string, a Answer) (string, error) {
 	}
 	var b strings.Builder
 	b.WriteString("#!ipxe\n")
-	if a.Local {
+	switch a.Kind {
+	case Agent, Shell:
+		ipxeKernel(&b, base, args)
+	case Memory:
+		ipxeMemory(&b, base)
+	case Disk:
 		// BIOS knows its first disk by number; iPXE under UEFI has to be told a file.
 		// That of a network card from 2019 knows no disk at all, so the firmware goes
 		// on: with its own network boot, where GRUB finds the disk, or with the disk.
@@ -86,15 +101,23 @@ exit 1
 sanboot --no-describe --drive 0x80 ||
 `)
 		ipxeEnd(&b, noDisk, 60)
-		return b.String(), nil
+	default:
+		return "", unknownKind(a.Kind)
 	}
+	return b.String(), nil
+}
+
+func unknownKind(k Kind) error { return fmt.Errorf("nothing here boots %q", k) }
+
+// ipxeKernel starts the kernel with its initramfs.
+func ipxeKernel(b *strings.Builder, base, args string) {
 	// With Secure Boot on, iPXE in a network card fetches the kernel, and the
 	// firmware doesn't let it start: that takes the shim, which the firmware's own
 	// network boot asks for when iPXE gives up. vga: a BIOS leaves no framebuffer
 	// behind unless the kernel asks for one.
 	b.WriteString("set vga\niseq ${platform} pcbios && set vga vga=791 ||\n")
 	for i := 1; i <= 3; i++ {
-		fmt.Fprintf(&b, `:try%d
+		fmt.Fprintf(b, `:try%d
 imgfree
 imgfetch --name vmlinuz %s/boot/vmlinuz || goto failed%d
 imgselect vmlinuz || goto stopped%d
@@ -117,8 +140,29 @@ sleep 3 ||
 exit 1
 :end
 `)
-	ipxeEnd(&b, noFiles, 30)
-	return b.String(), nil
+		ipxeEnd(b, noFiles, 30)
+}
+
+// memtestArgs: what the memory test shows goes to the serial port, too, as the
+// kernel's words do.
+const memtestArgs = "console=ttyS0,115200"
+
+// ipxeMemory starts the memory test. For a BIOS it is an image like a kernel. A
+// processor without 64 bits never ran the agent, so nobody chose this for it; a
+// UEFI of 32 bits may well sit on one that has them.
+func ipxeMemory(b *strings.Builder, base string) {
+	fmt.Fprintf(b, `echo
+echo Starting the memory test...
+imgfree
+iseq ${platform} pcbios || goto efi
+kernel %[1]s/boot/memtest64.bin %[2]s && boot ||
+goto failed
+:efi
+iseq ${buildarch} x86_64 && chain %[1]s/boot/memtest64.efi %[2]s ||
+iseq ${buildarch} i386 && chain %[1]s/boot/memtest32.efi %[2]s ||
+:failed
+`, base, memtestArgs)
+	ipxeEnd(b, noMemtest, 30)
 }
 
 func ipxeEnd(b *strings.Builder, lines []string, seconds int) {
@@ -176,7 +220,10 @@ func grubConfig(host string, a Answer) (string, error) {
 		return "", err
 	}
 	text := ""
-	if a.Local {
+	switch a.Kind {
+	case Memory:
+		text = grubMemory(host)
+	case Disk:
 		text = `echo
 echo "Starting from the disk of this PC..."
 set first=/EFI/BOOT/BOOTX64.EFI
@@ -187,7 +234,7 @@ for f in $first /EFI/debian/shimx64.efi /EFI/Microsoft/Boot/bootmgfw.efi; do
   fi
 done
 ` + grubEnd(noDisk, 60)
-	} else {
+	case Agent, Shell:
 		// GRUB 2.12 only opens the initramfs here and reads it when the kernel's
 		// EFI stub asks for it (LoadFile2). When that fails the stub comes back,
 		// so the loop is around "boot" too.
@@ -199,8 +246,27 @@ done
   sleep 3
 done
 `, host, args, tryAgain) + grubEnd(noFiles, 30)
+	default:
+		return "", unknownKind(a.Kind)
 	}
 	return pad(text)
+}
+
+// grubMemory starts the memory test. Under Secure Boot GRUB is locked down and
+// would refuse it with words for nobody.
+func grubMemory(host string) string {
+	return fmt.Sprintf(`if [ "$lockdown" = y ]; then
+%[1]sfi
+echo
+echo "Starting the memory test..."
+set file=memtest64.efi
+if [ "$grub_cpu" = i386 ]; then set file=memtest32.efi; fi
+for i in 1 2 3; do
+  if chainloader (http,%[2]s)/boot/$file %[3]s; then boot; fi
+  echo "%[4]s ($i of 3)..."
+  sleep 3
+done
+`, grubEnd(lockedMemtest, 60), host, memtestArgs, tryAgain) + grubEnd(noMemtest, 30)
 }
 
 func grubEnd(lines []string, seconds int) string {

@@ -6,7 +6,9 @@ import (
 	"testing"
 )
 
-var agent = Answer{Args: []string{"refurb.url=https://10.77.0.1:8443", "refurb.token=abc-DEF_123"}}
+var agent = Answer{Kind: Agent, Args: []string{"refurb.url=https://10.77.0.1:8443", "refurb.token=abc-DEF_123"}}
+
+var shell = Answer{Kind: Shell, Args: []string{"refurb.rescue=shell"}}
 
 // The scripts as PCs of every firmware have run them (firmware_test.go).
 func TestScripts(t *testing.T) {
@@ -18,10 +20,14 @@ func TestScripts(t *testing.T) {
 	const host = "10.77.0.1:8080"
 	for name, got := range map[string]string{
 		"agent.ipxe":   text(ipxeScript("http://"+host, agent)),
-		"local.ipxe":   text(ipxeScript("http://"+host, Answer{Local: true})),
+		"local.ipxe":   text(ipxeScript("http://"+host, Answer{Kind: Disk})),
+		"memory.ipxe":  text(ipxeScript("http://"+host, Answer{Kind: Memory})),
+		"memory.grub":  text(grubConfig(host, Answer{Kind: Memory})),
+		"shell.ipxe":   text(ipxeScript("http://"+host, shell)),
+		"shell.grub":   text(grubConfig(host, shell)),
 		"refused.ipxe": ipxeRefusal("the disk is full"),
 		"agent.grub":   text(grubConfig(host, agent)),
-		"local.grub":   text(grubConfig(host, Answer{Local: true})),
+		"local.grub":   text(grubConfig(host, Answer{Kind: Disk})),
 		"refused.grub": text(grubRefusal("the disk is full"), nil),
 		"entry.grub":   grubEntry(host),
 	} {
@@ -45,7 +51,7 @@ func TestScripts(t *testing.T) {
 func TestKernelArgs(t *testing.T) {
 	for _, bad := range []string{"", "two words", "a;reboot", "${x}", "$x", "a\nb", `"`, "'", `\`, "a&&b", "ü", "a#b", "{", strings.Repeat("x", 513)} {
 		for _, write := range []func(string, Answer) (string, error){ipxeScript, grubConfig} {
-			if s, err := write("h", Answer{Args: []string{bad}}); err == nil {
+			if s, err := write("h", Answer{Kind: Agent, Args: []string{bad}}); err == nil {
 				t.Errorf("%q went into a script: %s", bad, s)
 			}
 		}
@@ -54,7 +60,7 @@ func TestKernelArgs(t *testing.T) {
 	for i := range many {
 		many[i] = strings.Repeat("x", 500)
 	}
-	if _, err := grubConfig("h", Answer{Args: many}); err == nil {
+	if _, err := grubConfig("h", Answer{Kind: Agent, Args: many}); err == nil {
 		t.Error("a command line longer than the kernel takes")
 	}
 }
@@ -81,11 +87,11 @@ func FuzzScripts(f *testing.F) {
 			}
 		}
 		for _, write := range []func(string, Answer) (string, error){ipxeScript, grubConfig} {
-			got, err := write("h", Answer{Args: []string{s}})
+			got, err := write("h", Answer{Kind: Agent, Args: []string{s}})
 			if err != nil {
 				continue
 			}
-			plain, err := write("h", Answer{Args: []string{"x"}})
+			plain, err := write("h", Answer{Kind: Agent, Args: []string{"x"}})
 			must(t, err)
 			if strings.Count(strings.TrimRight(got, "\n"), "\n") != strings.Count(strings.TrimRight(plain, "\n"), "\n") || strings.ContainsAny(s, " \n$\"'\\;&|`{}#") {
 				t.Fatalf("%q went into a script", s)

@@ -48,6 +48,9 @@ var origins = []struct{ name, pkg, path string }{
 	{GrubIA32, "grub-efi-ia32-unsigned", "usr/lib/grub/i386-efi/monolithic/grubnetia32.efi"},
 	{PXEBIOS, "ipxe", "usr/lib/ipxe/undionly.kpxe"},
 	{PXEUEFI, "ipxe", "usr/lib/ipxe/snponly.efi"},
+	{Memtest, "memtest86+", "boot/memtest86+x64.bin"},
+	{MemtestEFI, "memtest86+", "boot/memtest86+x64.efi"},
+	{MemtestIA32, "memtest86+", "boot/memtest86+ia32.efi"},
 }
 
 // revocations that shim asks for beside itself. Debian's package has none yet.

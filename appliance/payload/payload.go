@@ -32,6 +32,9 @@
 //	grubia32.efi       GRUB for 32-bit UEFI, unsigned: Secure Boot must be off
 //	undionly.kpxe      iPXE for BIOS, over the adapter's own ROM
 //	snponly.efi        iPXE for UEFI, over the firmware's own driver
+//	memtest64.bin      the memory test for BIOS
+//	memtest64.efi      the same for UEFI, unsigned: Secure Boot must be off
+//	memtest32.efi      the same for 32-bit UEFI
 //
 // Boot files of your own go into the folder extra/ beside boot/, without
 // folders: they are served like these, never in place of one of these, and
@@ -63,6 +66,10 @@ const (
 	GrubIA32 = "grubia32.efi"
 	PXEBIOS  = "undionly.kpxe"
 	PXEUEFI  = "snponly.efi"
+
+	Memtest     = "memtest64.bin"
+	MemtestEFI  = "memtest64.efi"
+	MemtestIA32 = "memtest32.efi"
 )
 
 // format of payload.json. Another one means that everything is made anew.
@@ -131,7 +138,7 @@ func Open(dir string) (*Payload, error) {
 }
 
 // required are the files without which nothing boots.
-var required = []string{Vmlinuz, Initrd, Drivers, Shim, GrubNet, GrubDisk, GrubIA32, PXEBIOS, PXEUEFI}
+var required = []string{Vmlinuz, Initrd, Drivers, Shim, GrubNet, GrubDisk, GrubIA32, PXEBIOS, PXEUEFI, Memtest, MemtestEFI, MemtestIA32}
 
 // readPayload reads payload.json without looking at the files.
 func readPayload(dir string) (*Payload, error) {

@@ -249,6 +249,9 @@ func (f *facts) noHello() *Finding {
 	if !f.initramfs.whole() || !f.kernel.whole() || f.hello != nil || f.refused != nil || f.handsBack() {
 		return nil
 	}
+	if f.boots == bootsShell {
+		return nil // a person works there, and no agent
+	}
 	after := func(l *Line) bool { return l.Time.After(f.initramfs.begun) || fileLine(l) && kindOf(l.File) != "" }
 	if f.plain.After(f.initramfs.ended) {
 		if f.plainAck.IsZero() || f.plainAck.Before(f.initramfs.ended) {

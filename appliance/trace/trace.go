@@ -75,6 +75,7 @@ const (
 const (
 	bootsAgent = "agent"
 	bootsDisk  = "disk"
+	bootsShell = "shell"
 )
 
 // Line is one or more equal sightings.

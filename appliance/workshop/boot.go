@@ -29,19 +29,39 @@ func checkinToken(token, job string) string {
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
 }
 
-// Boot answers a PC that asks for its boot script: local, or the agent with a
-// token for this start. mac is the interface it starts from; uuid may be empty.
-// Nothing is known of the asker but what it says, so a boot changes no job.
-func (r *Registry) Boot(ctx context.Context, mac, uuid string) (local bool, token string, err error) {
-	hw, err := net.ParseMAC(mac)
+// Start is what is known of a PC that asks for its boot script.
+type Start struct {
+	MAC   string    // the interface it starts from
+	UUID  string    // may be empty
+	Since time.Time // when it last asked the network for an address; zero: not seen
+}
+
+// StartKind is what a PC starts.
+type StartKind string
+
+const (
+	StartAgent  StartKind = "agent"
+	StartDisk   StartKind = "local"   // its own disk
+	StartShell  StartKind = "shell"   // the rescue shell, without an agent
+	StartMemory StartKind = "memtest" // the memory test
+)
+
+// Boot answers a PC that asks for its boot script: what it starts and, if that is
+// the agent, a token for this start. Nothing is known of the asker but what it
+// says, so a boot changes no job; it spends what was chosen for the next start.
+func (r *Registry) Boot(ctx context.Context, s Start) (kind StartKind, token string, err error) {
+	hw, err := net.ParseMAC(s.MAC)
 	if err != nil || len(hw) != 6 {
-		return false, "", &Refusal{Kind: Invalid, Message: "“" + Text(mac) + "” is no network address"}
+		return "", "", &Refusal{Kind: Invalid, Message: "“" + Text(s.MAC) + "” is no network address"}
 	}
-	mac, uuid = hw.String(), strings.ToLower(Text(uuid))
+	s.MAC, s.UUID = hw.String(), strings.ToLower(Text(s.UUID))
 	err = r.decide(ctx, func(d *draft) error {
-		if v := r.recognise(mac, uuid); v != nil {
+		if v := r.recognise(s.MAC, s.UUID); v != nil {
+			if kind = d.rescue(v, s); kind != "" {
+				return nil
+			}
 			if j := r.newest(v.ID); j != nil && !j.State.Live() && !v.Again && !v.Wait {
-				local = true
+				kind = StartDisk
 				return nil
 			}
 		}
@@ -52,15 +72,15 @@ func (r *Registry) Boot(ctx context.Context, mac, uuid string) (local bool, toke
 		if _, err := rand.Read(b[:]); err != nil {
 			return err
 		}
-		token = base64.RawURLEncoding.EncodeToString(b[:])
-		d.makeRoom(mac)
-		d.boots = append(d.boots, &Boot{TokenHash: hashToken(token), MAC: mac, Issued: d.now})
+		kind, token = StartAgent, base64.RawURLEncoding.EncodeToString(b[:])
+		d.makeRoom(s.MAC)
+		d.boots = append(d.boots, &Boot{TokenHash: hashToken(token), MAC: s.MAC, Issued: d.now})
 		return nil
 	})
 	if err != nil {
-		return false, "", err
+		return "", "", err
 	}
-	return local, token, nil
+	return kind, token, nil
 }
 
 // StickBoot answers a PC that was started from a stick as Boot does. A stick with

@@ -177,11 +177,12 @@ func noDisk(r *wire.Report) { r.Disks = nil }
 // script fetches a boot script; the PC is then switched on.
 func (p *pc) script() (local bool) {
 	p.h.t.Helper()
-	local, token, err := p.h.Boot(context.Background(), p.mac, p.rep.Identity.UUID)
+	kind, token, err := p.h.Boot(context.Background(), workshop.Start{MAC: p.mac, UUID: p.rep.Identity.UUID})
 	if err != nil {
 		p.h.t.Fatal(err)
 	}
-	if local != (token == "") {
+	local = kind == workshop.StartDisk
+	if kind != workshop.StartAgent && !local || local != (token == "") {
 		p.h.t.Fatalf("local %v with token %q", local, token)
 	}
 	if !local {

@@ -211,8 +211,8 @@ func TestStrangersAreBounded(t *testing.T) {
 	h := open(t)
 	made, refusedAt := 0, 0
 	for i := range 400 {
-		local, token, err := h.Boot(bg, h.pc(i).mac, "")
-		if err != nil || local {
+		kind, token, err := h.Boot(bg, workshop.Start{MAC: h.pc(i).mac})
+		if err != nil || kind != workshop.StartAgent {
 			t.Fatalf("script %d: %v", i, err)
 		}
 		rep := h.pc(i).rep
@@ -227,7 +227,7 @@ func TestStrangersAreBounded(t *testing.T) {
 	if made != 200 || refusedAt != 200 {
 		t.Fatalf("%d made, %d refused", made, refusedAt)
 	}
-	_, _, err := h.Boot(bg, "00:00:5e:00:53:01", "")
+	_, _, err := h.Boot(bg, workshop.Start{MAC: "00:00:5e:00:53:01"})
 	refused(t, err, workshop.Busy)
 	// One start can't fill the records by reporting again and again.
 	h.clock.pass(time.Hour)

@@ -354,7 +354,7 @@ func TestTokens(t *testing.T) {
 	rep.BootID = "another start"
 	_, err = h.Report(bg, p.token, rep)
 	refused(t, err, workshop.Unauthorized)
-	if local, token, err := h.Boot(bg, "00:00:5e:00:53:01", ""); local || err != nil {
+	if kind, token, err := h.Boot(bg, workshop.Start{MAC: "00:00:5e:00:53:01"}); kind != workshop.StartAgent || err != nil {
 		t.Fatal(err)
 	} else {
 		_, err = h.Report(bg, token, p.rep) // the same start with another token
@@ -371,7 +371,7 @@ func TestTokens(t *testing.T) {
 	mac := "00:00:5e:00:53:02"
 	var tokens []string
 	for range 6 {
-		_, token, err := h.Boot(bg, mac, "")
+		_, token, err := h.Boot(bg, workshop.Start{MAC: mac})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -386,7 +386,7 @@ func TestTokens(t *testing.T) {
 		}
 	}
 	// A day later an unused one has expired, and the one of a live job has not.
-	_, token, _ := h.Boot(bg, mac, "")
+	_, token, _ := h.Boot(bg, workshop.Start{MAC: mac})
 	h.clock.pass(25 * time.Hour)
 	rep = h.pc(60).rep
 	rep.BootID = "late"
@@ -395,7 +395,7 @@ func TestTokens(t *testing.T) {
 	p.poll()
 	p.wants(wire.ActionHold) // known still, but the approval has expired
 	for _, mac := range []string{"", "nonsense", "00:11:22:33:44", "00:00:00:00:fe:80:00:00:00:00:00:00:02:00:5e:10:00:00:00:01"} {
-		_, _, err := h.Boot(bg, mac, "")
+		_, _, err := h.Boot(bg, workshop.Start{MAC: mac})
 		refused(t, err, workshop.Invalid)
 	}
 }

@@ -252,7 +252,7 @@ func TestManyAtOnce(t *testing.T) {
 // run is an agent from its script to its outcome; one with data on its disk has
 // somebody who approves it.
 func run(ctx context.Context, h *house, p *pc, full bool) error {
-	_, token, err := h.Boot(ctx, p.mac, p.rep.Identity.UUID)
+	_, token, err := h.Boot(ctx, workshop.Start{MAC: p.mac, UUID: p.rep.Identity.UUID})
 	if err != nil {
 		return err
 	}

@@ -67,6 +67,10 @@ type Device struct {
 	// again: what that one or an earlier one proved of its disks counts no more.
 	Back string `json:"back_job,omitempty"`
 	Wait bool   `json:"wait,omitempty"` // somebody asked for the agent at its next start, and for nothing to happen then
+	// Rescue is what somebody chose for its next start in place of whatever would
+	// be its turn: once, and without a word on its jobs.
+	Rescue Rescue `json:"rescue,omitempty"`
+	Given  *Given `json:"given,omitempty"` // the start that spent it
 	Ties
 }
 

@@ -361,8 +361,8 @@ func (s *spoiled) Write(p []byte) (int, error) {
 func (h *house) boot(mac string) (local bool, token string) {
 	for range 2000 {
 		if l := h.life(); l != nil {
-			if local, token, err := l.reg.Boot(context.Background(), mac, ""); err == nil {
-				return local, token
+			if kind, token, err := l.reg.Boot(context.Background(), workshop.Start{MAC: mac}); err == nil {
+				return kind == workshop.StartDisk, token
 			}
 		}
 		time.Sleep(5 * time.Second)

@@ -56,7 +56,7 @@ func dataFolder(t *testing.T) (data, lot string) {
 			BootID: fmt.Sprint("boot-", n), Agent: "1", Disks: disks, NICs: []wire.NIC{{Name: "eth0", MAC: mac, Permanent: mac}},
 			Identity: wire.Identity{Manufacturer: "HP", Model: "EliteDesk", SystemSerial: fmt.Sprint("5CG418231", n), ChassisType: "Desktop"},
 		}
-		_, token, err := reg.Boot(t.Context(), mac, "")
+		_, token, err := reg.Boot(t.Context(), workshop.Start{MAC: mac})
 		if err != nil {
 			t.Fatal(err)
 		}
