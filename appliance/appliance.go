@@ -22,6 +22,7 @@ import (
 	"refurb/appliance/payload"
 	"refurb/appliance/store"
 	"refurb/appliance/trace"
+	"refurb/appliance/wake"
 	"refurb/appliance/workshop"
 	"refurb/images"
 	"refurb/images/depot"
@@ -78,7 +79,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Appliance, err 
 	log.Info("the records hold", "looked_at_in", time.Since(began).Round(time.Millisecond))
 	a.Registry, err = workshop.Open(ctx, workshop.Config{
 		Store: a.Store, Images: catalogue{a.Depot}, BaseURL: a.urls,
-		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Served(), Key: a.Keys.Signing, PinB64: a.Keys.Pin, Log: log,
+		LostAfter: cfg.LostAfter, Streams: cfg.Streams, Payload: a.files.Served(), Key: a.Keys.Signing, PinB64: a.Keys.Pin, Log: log, Wake: a.wake,
 	})
 	return a, err
 }
@@ -274,6 +275,14 @@ func serveHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
 		_ = s.Close()
 	}
 	return ctx.Err()
+}
+
+// wake switches PCs on, on the workshop's network.
+func (a *Appliance) wake(ctx context.Context, macs []string) error {
+	if !a.net.addr.IsValid() {
+		return errors.New("the appliance has not joined the workshop's network yet")
+	}
+	return wake.Send(ctx, a.Config.Interface, a.net.addr.Addr(), macs)
 }
 
 // desk answers the boot chain's questions from the registry.

@@ -81,6 +81,7 @@ type Card struct {
 	Flow    []Bit
 	Suspect bool // it passed damaged data on
 	Image   string
+	Start   Say // what was chosen for its next start
 }
 
 // Long says how wide the number is, so that its type shrinks: "", "long" or "longer".
@@ -143,6 +144,13 @@ var fixed = map[string]string{
 	"Close it first":                                                               "next.close",
 	"This PC is being imaged":                                                      "why.working",
 	"This PC is being erased":                                                      "why.erasing",
+	"This PC is on":                                                                "why.on",
+	"This PC can't be switched on over the network":                                "wake.not",
+	"Press its button":                                                             "next.button",
+	"It was switched on a moment ago":                                              "why.woken",
+	"Give it half a minute to start":                                               "next.woken",
+	"No PC of this lot waits to be switched on":                                    "why.nonewait",
+	"Choose what it is to do at its next start first":                              "next.choosestart",
 	"A job of this PC waits or runs":                                               "why.jobruns",
 	"The PC is not waiting":                                                        "why.notwaiting",
 	"This PC starts the agent as it is":                                            "why.startsanyway",
@@ -233,7 +241,7 @@ func (s Say) Empty() bool { return s.ID == "" && s.Text == "" }
 func cardOf(v workshop.DeviceView) Card {
 	c := Card{
 		ID: v.ID, Number: v.Number, Model: modelOf(v.Report.Identity),
-		Look: lookNone, Group: groupRest, Percent: -1,
+		Look: lookNone, Group: groupRest, Percent: -1, Start: nextStart(v.Rescue),
 	}
 	if v.Job == nil {
 		return c

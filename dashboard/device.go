@@ -108,6 +108,7 @@ func (d *Dashboard) look(c echo.Context) (DevicePage, error) {
 	}
 	ctx := c.Request().Context()
 	p := DevicePage{Detail: detailOf(v, can(c, Lead)), Starts: d.deviceStarts(v.ID, v.MACs)}
+	p.Worker = can(c, Volunteer)
 	events, err := d.cfg.History.Events(ctx, v.ID)
 	if err != nil {
 		return p, fmt.Errorf("history of device %d: %w", v.Number, err)
@@ -164,7 +165,11 @@ func (d *Dashboard) deviceStream(c echo.Context) error {
 	}
 	id = v.ID
 	w := d.langs.of(c.Request())
+<<<<<<< HEAD
 	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-ties", "device-in", "device-log", "device-papers", "device-starts"}
+=======
+	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-power", "device-in", "device-log", "device-papers", "device-starts"}
+>>>>>>> 40f926a (wake: PCs are switched on over the network; dashboard: what a PC starts next, once)
 	seen := map[string]string{}
 	return d.follow(c, func(u *workshop.Update) (string, error) {
 		if u != nil && !touches(u, id) {

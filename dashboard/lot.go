@@ -32,6 +32,7 @@ type LotLine struct {
 	Needs          int
 	Work           int
 	Done           int
+	Waits          int           // are off and have something to do
 	Left           time.Duration // until all who work are done; 0: not known
 	Intake         workshop.Intake
 }
@@ -59,6 +60,9 @@ func lotsOf(v workshop.View, images []Image, people map[string]string) (lines []
 		l, c := &lines[i], cardOf(dv)
 		cards[dv.Lot] = append(cards[dv.Lot], c)
 		l.All++
+		if dv.Waits() {
+			l.Waits++
+		}
 		switch c.Group {
 		case groupNeeds:
 			l.Needs++

@@ -22,7 +22,7 @@ type Role int
 const (
 	Public    Role = iota // nobody in particular
 	Viewer                // looks: a donor, a board
-	Volunteer             // works at the bench; may not let anything be written
+	Volunteer             // works at the bench, switches PCs on; may not let anything be written
 	Lead                  // approves disks, opens lots, asks for imaging
 	Admin                 // adds people
 )
@@ -94,7 +94,12 @@ func (d *Dashboard) routes() []route {
 		{get, "/api/devices/:id", Viewer, d.apiDevice, true},
 		{get, "/api/network", Viewer, d.apiNetwork, true},
 
+		{post, "/devices/:id/wake", Volunteer, d.wake, false},
+		{post, "/devices/:id/rescue", Volunteer, d.rescue, false},
+		{post, "/devices/:id/rescue/forget", Volunteer, d.forgetRescue, false},
+
 		{post, "/devices/:id/approve", Lead, d.approve, false},
+		{post, "/devices/:id/shell", Lead, d.rescueShell, false},
 		{post, "/devices/:id/erase", Lead, d.erase, false},
 		{post, "/devices/:id/again", Lead, d.again, false},
 		{post, "/devices/:id/again/forget", Lead, d.forgetAgain, false},
@@ -109,6 +114,7 @@ func (d *Dashboard) routes() []route {
 		{post, "/lots", Lead, d.openLot, false},
 		{post, "/lots/:id/close", Lead, d.closeLot, false},
 		{post, "/lots/:id/intake", Lead, d.lotIntake, false},
+		{post, "/lots/:id/wake", Lead, d.wakeLot, false},
 		{post, "/checkpoints", Lead, d.makeCheckpoint, false},
 
 		{get, "/users", Admin, d.users, false},

@@ -57,6 +57,17 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 			l.Tone, l.Icon, l.What = toneIdle, "dash", Say{ID: "story.forgotten"}
 		case "hold_at_start":
 			l.Tone, l.Icon, l.What = toneHold, "hand", Say{ID: "story.hold_at_start"}
+		case "rescue_chosen":
+			l.Tone, l.Icon, l.What, l.Why = toneRun, "pulse", Say{ID: "story.rescue_chosen"}, nextStart(workshop.Rescue(e.To))
+		case "rescue_started":
+			l.Tone, l.Icon, l.What, l.Why = toneRun, "play", Say{ID: "story.rescue_started"}, nextStart(workshop.Rescue(e.To))
+		case "rescue_forgotten":
+			l.Tone, l.Icon, l.What = toneIdle, "dash", Say{ID: "story.forgotten"}
+		case "wake":
+			l.Tone, l.Icon, l.What = toneIdle, "power", Say{ID: "story.wake"}
+			if e.Result == "failed" {
+				l.Tone, l.What = toneFail, Say{ID: "story.wake_failed"}
+			}
 		case "late_outcome":
 			l.Tone, l.Icon, l.What = toneIdle, "clock", Say{ID: "story.late_outcome"}
 		case "checkin":

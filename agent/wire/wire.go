@@ -220,6 +220,7 @@ type NIC struct {
 	Bus       string `json:"bus,omitempty"` // "pci", "usb"
 	Mbit      int    `json:"mbit_per_s,omitempty"`
 	Link      bool   `json:"link"`
+	Wake      *bool  `json:"wake,omitempty"` // a magic packet switches the PC on by this card, as far as its driver says
 }
 
 // Network tells how long the PC waited for the network that it reports over.

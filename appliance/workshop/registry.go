@@ -42,6 +42,9 @@ type Config struct {
 	PinB64    string                            // base64 of SHA-256 of the agent API's SPKI
 	Log       *slog.Logger
 	Now       func() time.Time // nil: time.Now
+	// Wake sends what switches on the PCs with these network addresses; nil:
+	// nothing can.
+	Wake func(ctx context.Context, macs []string) error
 }
 
 // Bounds against strangers on the LAN, who need no more than a network cable to
@@ -110,6 +113,7 @@ type Registry struct {
 	watchers  map[*watcher]bool
 	newcomers *rate.Limiter
 	scripts   *rate.Limiter
+	wakes     *rate.Limiter
 	sharing   sharing
 	flowing   map[string]bool // devices that are shown with a flow
 }
@@ -119,6 +123,7 @@ type presence struct {
 	heard    time.Time // arrival of its last request
 	left     time.Time // end of its last long poll
 	polls    int       // open long polls
+	woken    time.Time // when somebody switched it on from here
 	progress *wire.Progress
 	rate     float64 // smoothed
 	serial   int64   // of its plan
@@ -155,6 +160,7 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		watchers:  map[*watcher]bool{},
 		newcomers: rate.NewLimiter(2, 200),
 		scripts:   rate.NewLimiter(20, 400),
+		wakes:     rate.NewLimiter(2, 20),
 		sharing:   sharing{byToken: map[string]*Sharer{}, claims: map[ClaimKey]*Claim{}, fresh: map[ClaimKey]bool{}},
 		flowing:   map[string]bool{},
 	}

@@ -25,9 +25,11 @@ func supervise() {
 	signal.Ignore(unix.SIGHUP)
 	_ = unix.IoctlSetInt(0, unix.TIOCNOTTY, 0)
 
-	if args, err := os.ReadFile("/proc/cmdline"); err == nil && has(parseArgs(string(args)), "refurb.rescue") {
-		rescue()
-		reboot()
+	if line, err := os.ReadFile("/proc/cmdline"); err == nil {
+		if args := parseArgs(string(line)); has(args, "refurb.rescue") {
+			rescue(args)
+			reboot()
+		}
 	}
 	for crashes := 0; crashes < maxCrashes; {
 		start := time.Now()
@@ -55,18 +57,6 @@ func supervise() {
 		Next:   "tell the coordinator; photograph this screen"})
 	time.Sleep(readTime)
 	reboot()
-}
-
-// rescue leaves the PC to a person at its console.
-func rescue() {
-	fmt.Println("refurb: rescue shell. \"refurb-agent run\" starts the agent; leaving the shell restarts this PC.")
-	shell := exec.Command("/bbin/gosh")
-	shell.Stdin, shell.Stdout, shell.Stderr = os.Stdin, os.Stdout, os.Stderr
-	shell.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
-	if err := shell.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "refurb: rescue shell:", err)
-		time.Sleep(5 * time.Second)
-	}
 }
 
 func reboot() {
