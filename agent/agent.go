@@ -63,6 +63,7 @@ func Run(ctx context.Context, cfg Config) (wire.Outcome, error) {
 	keep, stop := context.WithCancel(ctx)
 	defer stop()
 	go lease.Keep(keep)
+	go link.Arm(a.log) // so that it can be switched on from the dashboard later
 	// Network cards ask for their firmware only when the port comes up.
 	if later, err := drivers.Load(ctx, "/"); err == nil {
 		found.Gaps = later.Gaps

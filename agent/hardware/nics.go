@@ -1,12 +1,14 @@
 package hardware
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
 
 	"github.com/safchain/ethtool"
+	"golang.org/x/sys/unix"
 
 	"refurb/agent/wire"
 )
@@ -40,6 +42,7 @@ func readNICs(t tree) ([]wire.NIC, []string) {
 			Link:   flag(t, dir, name, "carrier"), // unreadable while the card is down
 		}
 		n.Permanent = permanent(t, filepath.Join(dir, name), name)
+		n.Wake = wakes(t, name)
 		if v, ok := t.number(dir, name, "speed"); ok && v > 0 && v <= maxMbit {
 			n.Mbit = int(v)
 		}
@@ -61,6 +64,33 @@ func permanent(t tree, dir, name string) string {
 		return mac(t.text(dir, "address"))
 	}
 	return ""
+}
+
+// wakes says whether a magic packet may switch the PC on by a card, as far as the
+// driver knows: what the mainboard does with it is known to nobody. nil: it can't
+// be asked.
+func wakes(t tree, name string) *bool {
+	if t != "/" {
+		return nil
+	}
+	said, err := within(probeTime, func() (bool, error) {
+		e, err := ethtool.NewEthtool()
+		if err != nil {
+			return false, err
+		}
+		defer e.Close()
+		w, err := e.GetWakeOnLan(name)
+		return w.Supported&ethtool.WAKE_MAGIC != 0, err
+	})
+	return wakeAnswer(said, err)
+}
+
+// wakeAnswer: a driver that has no such call has no such feature.
+func wakeAnswer(can bool, err error) *bool {
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return new(can && err == nil)
 }
 
 // mac brings an Ethernet address to lower case with colons and two digits each

@@ -152,6 +152,14 @@ func (a *Appliance) ImageAgain(ctx context.Context, device string) error {
 	return a.post(ctx, "/devices/"+device+"/again", url.Values{})
 }
 
+// Rescue chooses what a device starts once: "shell", "memtest" or "local".
+func (a *Appliance) Rescue(ctx context.Context, device, kind string) error {
+	if kind == "shell" {
+		return a.post(ctx, "/devices/"+device+"/shell", url.Values{})
+	}
+	return a.post(ctx, "/devices/"+device+"/rescue", url.Values{"start": {kind}})
+}
+
 // Get fetches a page.
 func (a *Appliance) Get(ctx context.Context, path string) ([]byte, error) {
 	res, err := a.do(ctx, http.MethodGet, path, nil)

@@ -54,3 +54,33 @@ func (pc *PC) QMP(command string, arguments map[string]any, out any) error {
 	}
 	return json.Unmarshal(ret, out)
 }
+
+// keys that aren't letters or digits, by QEMU's names; a leading + is the shift key.
+var keys = map[rune]string{' ': "spc", '-': "minus", '/': "slash", '.': "dot", '>': "+dot", '|': "+backslash", '\n': "ret"}
+
+// Type presses keys on the PC's keyboard, with a breath between them: firmware
+// and consoles lose what comes too fast.
+func (pc *PC) Type(text string) error {
+	for _, r := range text {
+		name, shift := keys[r], false
+		switch {
+		case r >= 'a' && r <= 'z' || r >= '0' && r <= '9':
+			name = string(r)
+		case r >= 'A' && r <= 'Z':
+			name, shift = string(r-'A'+'a'), true
+		case name == "":
+			return fmt.Errorf("%s has no key for %q", pc.Name, r)
+		case name[0] == '+':
+			name, shift = name[1:], true
+		}
+		press := []map[string]any{{"type": "qcode", "data": name}}
+		if shift {
+			press = append([]map[string]any{{"type": "qcode", "data": "shift"}}, press...)
+		}
+		if err := pc.QMP("send-key", map[string]any{"keys": press}, nil); err != nil {
+			return err
+		}
+		time.Sleep(150 * time.Millisecond)
+	}
+	return nil
+}

@@ -1,0 +1,62 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"refurb/appliance/workshop"
+	"refurb/scripts/lab"
+)
+
+// A PC that waits for its disk's approval is sent to the memory test, then to the
+// rescue shell; each time once. What waits for it is what it was, and its disk
+// isn't touched.
+func TestRescue(t *testing.T) {
+	s := open(t)
+	s.lot(false)
+	disk := filepath.Join(s.lab.Dir, "disk.raw")
+	pc := s.pc(lab.Config{Firmware: lab.BIOS, Disks: []lab.Disk{{Bytes: 64 << 20, Path: disk}}})
+	before := s.digest(disk)
+	s.start(pc)
+	first := s.until(pc, "a hold", is(workshop.Held))
+
+	restart := func(kind string, want string) {
+		must(t, s.app.Rescue(s.ctx, first.ID, kind))
+		pc.PowerOff()
+		s.start(pc)
+		if _, err := pc.Expect(s.ctx, regexp.MustCompile(want)); err != nil {
+			_ = pc.Screendump("/tmp/rescue-" + kind + ".png")
+			t.Fatal(err)
+		}
+		if dev, _ := s.device(pc); dev.Rescue != "" || dev.Job.ID != first.Job.ID || dev.Job.State != workshop.Held && dev.Job.State != workshop.JobLost {
+			t.Fatalf("after %s: %q is still chosen, the job is %s", kind, dev.Rescue, dev.Job.State)
+		}
+	}
+	restart("memtest", `Memtest86\+ v[0-9]`)
+	restart("shell", `RESCUE SHELL[^$]*Network: 10\.77\.0\.`)
+
+	// The PC's own keyboard and screen, with a look at what the shell knows.
+	must(t, pc.Type("cat /proc/cmdline > /dev/ttyS0\n"))
+	m, err := pc.Expect(s.ctx, regexp.MustCompile(`[^\n]*refurb\.rescue=shell[^\n]*`))
+	must(t, err)
+	if bytes.Contains(m[0], []byte("token")) {
+		t.Errorf("a shell that anybody may use knows a token: %s", m[0])
+	}
+	must(t, pc.Screendump(filepath.Join(s.lab.Dir, "shell.png")))
+	must(t, pc.Type("shutdown -r\n"))
+
+	again := s.until(pc, "the agent again", func(d workshop.DeviceView) bool {
+		return d.Job.State == workshop.Held && d.Job.Boot != first.Job.Boot
+	})
+	if again.Job.Hold != first.Job.Hold {
+		t.Errorf("it was held for %s and is held for %s", first.Job.Hold, again.Job.Hold)
+	}
+	pc.PowerOff()
+	if s.digest(disk) != before {
+		t.Error("its disk was written")
+	}
+}
