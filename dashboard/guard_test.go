@@ -26,7 +26,9 @@ var meant = map[Role][]string{
 		"GET /devices/:id", "GET /devices/:id/stream", "GET /devices/:id/history/:format", "GET /lots", "GET /lots/:id", "GET /disks", "GET /disks/:key",
 		"GET /images", "GET /api/devices", "GET /api/devices/:id", "GET /api/network",
 	},
+	Volunteer: {"POST /devices/:id/wake", "POST /devices/:id/rescue", "POST /devices/:id/rescue/forget"},
 	Lead: {
+		"POST /devices/:id/shell", "POST /lots/:id/wake",
 		"POST /devices/:id/approve", "POST /devices/:id/erase", "POST /devices/:id/again", "POST /devices/:id/again/forget",
 		"POST /devices/:id/wait", "POST /devices/:id/cancel", "POST /devices/:id/move",
 		"GET /devices/:id/merge", "POST /devices/:id/merge", "GET /devices/:id/split", "POST /devices/:id/split", "POST /devices/:id/doubt",
