@@ -38,6 +38,9 @@ type Config struct {
 	Bench      *Bench // nil on a PC
 }
 
+// ErrShell: a lead has chosen the rescue shell for this start.
+var ErrShell = errors.New("a rescue shell is wanted on this PC")
+
 // Run takes one PC through one boot. When it returns without an error, the PC
 // has nothing more to do here and restarts: the outcome says whether it was
 // imaged; it is the zero value when there was nothing to do. An error is what

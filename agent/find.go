@@ -45,6 +45,9 @@ func (a *agent) join(ctx context.Context, lease *link.Lease) (local bool, err er
 	}
 	ask := wire.BootAsk{MAC: card.HardwareAddr.String(), UUID: hardware.UUID("/"), Key: base64.StdEncoding.EncodeToString(a.cfg.Key)}
 	answer, err := a.find(ctx, ask, lease.Find)
+	if err == nil && answer.Shell {
+		err = ErrShell
+	}
 	if err != nil || answer.Local {
 		return answer.Local, err
 	}
@@ -150,7 +153,7 @@ func (s *searching) try(ctx context.Context, f link.Found) bool {
 	defer c.api.CloseIdleConnections()
 	var answer wire.BootAnswer
 	err := c.call(ctx, http.MethodPost, wire.PathBoot, s.body, &answer)
-	if err == nil && !answer.Local && answer.Token == "" {
+	if err == nil && !answer.Local && !answer.Shell && answer.Token == "" {
 		err = errors.New("its answer holds no token")
 	}
 	refused, isRefusal := errors.AsType[*wire.Error](err)

@@ -289,7 +289,7 @@ func (a *Appliance) wake(ctx context.Context, macs []string) error {
 type desk struct{ *Appliance }
 
 func (d desk) Boot(ctx context.Context, c netboot.Client) (netboot.Answer, error) {
-	kind, token, err := d.Registry.Boot(ctx, workshop.Start{MAC: c.MAC, UUID: c.UUID, Since: c.Asked})
+	kind, token, err := d.Registry.Boot(ctx, workshop.Start{MAC: c.MAC, UUID: c.UUID, Since: c.Asked, IPXE: c.IPXE})
 	if err != nil {
 		return netboot.Answer{}, err
 	}

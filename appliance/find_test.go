@@ -120,7 +120,7 @@ func (l *lan) serve(mode netboot.Mode) {
 type nobody struct{}
 
 func (nobody) Boot(context.Context, netboot.Client) (netboot.Answer, error) {
-	return netboot.Answer{Local: true}, nil
+	return netboot.Answer{Kind: netboot.Disk}, nil
 }
 func (nobody) Sighting(netboot.Sighting) {}
 

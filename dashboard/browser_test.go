@@ -287,8 +287,8 @@ func TestLooks(t *testing.T) {
 		}
 		act(t, ctx, name, chromedp.EmulateViewport(wide, height, chromedp.EmulateScale(scale)), media, setLanguage(h, lang),
 			chromedp.Navigate(h.srv.URL+path), chromedp.WaitReady("main"), chromedp.Sleep(600*time.Millisecond))
-		if strings.HasSuffix(path, "#device-start") {
-			act(t, ctx, name, chromedp.Click(`#device-start summary`), chromedp.Sleep(200*time.Millisecond))
+		if strings.HasSuffix(path, "?start") {
+			act(t, ctx, name, chromedp.Click(`#device-power summary`), chromedp.Sleep(200*time.Millisecond))
 		}
 		if status := ask(t, ctx, name, chromedp.Evaluate[int](`performance.getEntriesByType("navigation")[0].responseStatus`)); status >= 500 {
 			t.Errorf("%s: %d", name, status)
@@ -338,7 +338,7 @@ func TestLooks(t *testing.T) {
 	if err := h.reg.ChooseRescue(t.Context(), "lead", held.device().ID, workshop.RescueMemory); err != nil {
 		t.Fatal(err)
 	}
-	all("start", "/devices/"+held.device().ID+"#device-start")
+	all("start", "/devices/"+held.device().ID+"?start")
 	all("device", "/devices/"+working.device().ID)
 	for _, v := range h.reg.View().Devices {
 		switch v.Number {

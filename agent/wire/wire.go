@@ -65,10 +65,11 @@ type BootAsk struct {
 	Key  string `json:"key"`                   // base64 of the key for images that the stick carries
 }
 
-// BootAnswer is what a boot script would say: a token for this start, or that
-// there is nothing to do here.
+// BootAnswer is what a boot script would say: a token for this start, that there
+// is nothing to do here, or that a person wants a shell.
 type BootAnswer struct {
 	Local bool   `json:"local"`
+	Shell bool   `json:"shell,omitempty"`
 	Token string `json:"token,omitempty"`
 }
 

@@ -140,7 +140,7 @@ sleep 3 ||
 exit 1
 :end
 `)
-		ipxeEnd(b, noFiles, 30)
+	ipxeEnd(b, noFiles, 30)
 }
 
 // memtestArgs: what the memory test shows goes to the serial port, too, as the

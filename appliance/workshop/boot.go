@@ -34,6 +34,8 @@ type Start struct {
 	MAC   string    // the interface it starts from
 	UUID  string    // may be empty
 	Since time.Time // when it last asked the network for an address; zero: not seen
+	IPXE  bool      // iPXE asks, and not GRUB
+	Stick bool      // it came from a stick, which carries no memory test
 }
 
 // StartKind is what a PC starts.
@@ -90,8 +92,8 @@ func (r *Registry) StickBoot(ctx context.Context, ask wire.BootAsk) (wire.BootAn
 		return wire.BootAnswer{}, &Refusal{Kind: Conflict, Message: "This stick carries another key for images than this appliance signs with",
 			Next: "Make a new stick: refurb payload usb"}
 	}
-	local, token, err := r.Boot(ctx, ask.MAC, ask.UUID)
-	return wire.BootAnswer{Local: local, Token: token}, err
+	kind, token, err := r.Boot(ctx, Start{MAC: ask.MAC, UUID: ask.UUID, Stick: true})
+	return wire.BootAnswer{Local: kind == StartDisk, Shell: kind == StartShell, Token: token}, err
 }
 
 // recognise finds the device that starts, or nil if in doubt: then the agent

@@ -35,13 +35,18 @@ const oneStart = 2 * time.Minute
 type Given struct {
 	Kind Rescue    `json:"kind"`
 	MAC  string    `json:"mac"`
+	IPXE bool      `json:"ipxe,omitempty"` // iPXE asked for it
 	At   time.Time `json:"at"`
 }
 
 // holds reports whether s is that start still: the same card, soon after, and it
-// hasn't asked for an address since.
+// hasn't asked for an address since. Where iPXE in the card gives up, the firmware
+// asks for one anew and GRUB comes; a new start would begin with that iPXE again.
 func (g *Given) holds(s Start, now time.Time) bool {
-	if g == nil || g.MAC != s.MAC || s.Since.After(g.At) {
+	if g == nil || g.MAC != s.MAC {
+		return false
+	}
+	if handed := g.IPXE && !s.IPXE; s.Since.After(g.At) && !handed {
 		return false
 	}
 	age := now.Sub(g.At)
@@ -104,11 +109,11 @@ func (d *draft) rescue(v *Device, s Start) StartKind {
 	if v.Given.holds(s, d.now) {
 		return v.Given.Kind.start()
 	}
-	if v.Rescue == "" {
+	if v.Rescue == "" || s.Stick && v.Rescue == RescueMemory {
 		return ""
 	}
 	dev := d.device(v.ID)
-	dev.Rescue, dev.Given = "", &Given{Kind: v.Rescue, MAC: s.MAC, At: d.now}
+	dev.Rescue, dev.Given = "", &Given{Kind: v.Rescue, MAC: s.MAC, IPXE: s.IPXE, At: d.now}
 	d.event(Event{Device: v.ID, Kind: "rescue_started", To: string(v.Rescue), Actor: "appliance", Params: map[string]string{"mac": s.MAC}})
 	return v.Rescue.start()
 }

@@ -1,7 +1,10 @@
 package workshop_test
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,9 +14,9 @@ import (
 
 // fetch asks for a boot script as the PC does: since is when it last asked for an
 // address, before now.
-func (p *pc) fetch(since time.Duration) workshop.StartKind {
+func (p *pc) fetch(since time.Duration, grub ...bool) workshop.StartKind {
 	p.h.t.Helper()
-	kind, token, err := p.h.Boot(bg, workshop.Start{MAC: p.mac, UUID: p.rep.Identity.UUID, Since: p.h.clock.Now().Add(-since)})
+	kind, token, err := p.h.Boot(bg, workshop.Start{MAC: p.mac, UUID: p.rep.Identity.UUID, Since: p.h.clock.Now().Add(-since), IPXE: len(grub) == 0})
 	if err != nil || (kind == workshop.StartAgent) != (token != "") {
 		p.h.t.Fatalf("%s with token %q: %v", kind, token, err)
 	}
@@ -35,6 +38,7 @@ func TestRescueOnce(t *testing.T) {
 		}{
 			{"the same start, at once", 0, 20 * time.Second, true},
 			{"the same start, GRUB's third try", 40 * time.Second, time.Minute, true},
+			{"the same start, where iPXE in the card gave up and GRUB asks", 15 * time.Second, 5 * time.Second, true},
 			{"a new start, at once", 15 * time.Second, 5 * time.Second, false},
 			{"a new start that nobody saw begin", 3 * time.Minute, 10 * time.Minute, false},
 		} {
@@ -62,7 +66,11 @@ func TestRescueOnce(t *testing.T) {
 				if again.same {
 					want = c.want
 				}
-				if got := p.fetch(again.since); got != want {
+				var grub []bool
+				if strings.Contains(again.name, "GRUB asks") {
+					grub = []bool{true}
+				}
+				if got := p.fetch(again.since, grub...); got != want {
 					t.Errorf("fetched again: %s, want %s", got, want)
 				}
 				// The job doesn't know of any of it.
@@ -119,6 +127,33 @@ func TestRescueInDoubt(t *testing.T) {
 	// A start of its other card is another start.
 	if kind, _, err := h.Boot(bg, workshop.Start{MAC: p.mac, UUID: p.rep.Identity.UUID}); kind != workshop.StartAgent || err != nil {
 		t.Errorf("%s, %v", kind, err)
+	}
+}
+
+// A stick carries a shell and no memory test: what it can't start stays chosen.
+func TestRescueFromAStick(t *testing.T) {
+	h := open(t)
+	h.lot(false)
+	p := h.pc(1)
+	p.boot()
+	id := p.device().ID
+	ask := wire.BootAsk{MAC: p.mac, UUID: p.rep.Identity.UUID, Key: base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey))}
+	for kind, want := range map[workshop.Rescue]wire.BootAnswer{
+		workshop.RescueMemory: {}, workshop.RescueDisk: {Local: true}, workshop.RescueShell: {Shell: true},
+	} {
+		if err := h.ChooseRescue(bg, "lead1", id, kind); err != nil {
+			t.Fatal(err)
+		}
+		a, err := h.StickBoot(bg, ask)
+		if token := a.Token; err != nil || (token != "") != (kind == workshop.RescueMemory) {
+			t.Errorf("%s: %+v, %v", kind, a, err)
+		}
+		if a.Token = ""; a != want {
+			t.Errorf("%s: %+v", kind, a)
+		}
+		if left := p.device().Rescue; (left != "") != (kind == workshop.RescueMemory) {
+			t.Errorf("%s: %q is left", kind, left)
+		}
 	}
 }
 

@@ -34,6 +34,10 @@ func main() {
 	}
 }
 
+// wantsShell is the exit status of a worker that was told to leave the PC to a
+// person.
+const wantsShell = 3
+
 // readTime is how long a message that ends a boot stays on the screen.
 const readTime = 3 * time.Minute
 
@@ -49,6 +53,10 @@ func run(ctx context.Context) {
 	}
 	if err == nil || ctx.Err() != nil {
 		return
+	}
+	if errors.Is(err, agent.ErrShell) {
+		s.Close()
+		os.Exit(wantsShell)
 	}
 	log.Error("the agent gave up", "err", err)
 	v := screen.View{Kind: screen.Failed, Title: "Failed", Detail: err.Error(), Percent: -1,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,6 +39,11 @@ func supervise() {
 		cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 		err := cmd.Run()
 		if err == nil {
+			reboot()
+		}
+		if e, ok := errors.AsType[*exec.ExitError](err); ok && e.ExitCode() == wantsShell {
+			line, _ := os.ReadFile("/proc/cmdline")
+			rescue(parseArgs(string(line)))
 			reboot()
 		}
 		if time.Since(start) > calm {
