@@ -90,7 +90,7 @@ func TestStickTokensAreLimited(t *testing.T) {
 	for range 1000 {
 		code, e := h.call(http.MethodPost, wire.PathBoot, "", `{"mac":"00:21:cc:00:00:01"}`, nil)
 		if code == http.StatusTooManyRequests {
-			if _, _, err := h.reg.Boot(context.Background(), "00:21:cc:00:00:02", ""); err == nil {
+			if _, _, err := h.reg.Boot(context.Background(), workshop.Start{MAC: "00:21:cc:00:00:02"}); err == nil {
 				t.Error("scripts have a limit of their own")
 			}
 			return

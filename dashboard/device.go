@@ -165,11 +165,7 @@ func (d *Dashboard) deviceStream(c echo.Context) error {
 	}
 	id = v.ID
 	w := d.langs.of(c.Request())
-<<<<<<< HEAD
-	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-ties", "device-in", "device-log", "device-papers", "device-starts"}
-=======
-	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-power", "device-in", "device-log", "device-papers", "device-starts"}
->>>>>>> 40f926a (wake: PCs are switched on over the network; dashboard: what a PC starts next, once)
+	parts := []string{"device-hero", "device-now", "device-ask", "device-erase", "device-act", "device-power", "device-ties", "device-in", "device-log", "device-papers", "device-starts"}
 	seen := map[string]string{}
 	return d.follow(c, func(u *workshop.Update) (string, error) {
 		if u != nil && !touches(u, id) {

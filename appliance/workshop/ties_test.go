@@ -45,11 +45,11 @@ func (p *pc) done() *pc {
 // local reports whether a PC would be sent to its own disk, without starting it.
 func (p *pc) local() bool {
 	p.h.t.Helper()
-	local, _, err := p.h.Boot(bg, p.mac, p.rep.Identity.UUID)
+	kind, _, err := p.h.Boot(bg, workshop.Start{MAC: p.mac, UUID: p.rep.Identity.UUID})
 	if err != nil {
 		p.h.t.Fatal(err)
 	}
-	return local
+	return kind == workshop.StartDisk
 }
 
 // by number, and not by what it says of itself.
