@@ -16,6 +16,9 @@ import (
 // rescue shell; each time once. What waits for it is what it was, and its disk
 // isn't touched.
 func TestRescue(t *testing.T) {
+	if !*full {
+		t.Skip("three starts of one PC, one of them with a person at its keyboard: with -full")
+	}
 	s := open(t)
 	s.lot(false)
 	disk := filepath.Join(s.lab.Dir, "disk.raw")
