@@ -146,7 +146,7 @@ func live(t *testing.T) {
 			s.get("/boot/ipxe/"+strings.ReplaceAll(s.mac, ":", "-"), -1)
 		}, time.Second, "script-refused", "Too many PCs"},
 		{"has nothing on its disk", func(s *street) {
-			s.answers(netboot.Answer{Local: true}, nil)
+			s.answers(netboot.Answer{Kind: netboot.Disk}, nil)
 			s.lease(ipxe)
 			s.get("/boot/ipxe/"+strings.ReplaceAll(s.mac, ":", "-"), -1)
 			s.discover(ipxe)
@@ -175,7 +175,7 @@ func live(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := &street{T: t, far: s.far, mac: "52:54:00:00:00:07"}
-			s.answers(netboot.Answer{Args: []string{"x=y"}}, nil)
+			s.answers(netboot.Answer{Kind: netboot.Agent, Args: []string{"x=y"}}, nil)
 			s.open()
 			c.play(s)
 			s.eventually("the trace to say "+c.want, func() bool {

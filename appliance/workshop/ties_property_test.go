@@ -65,7 +65,7 @@ func TestTiesWhateverHappens(t *testing.T) {
 			"start": func(t *rapid.T) {
 				p := any(t)
 				h.clock.pass(time.Minute)
-				if _, token, err := h.Boot(bg, p.mac, p.rep.Identity.UUID); err == nil && token != "" {
+				if _, token, err := h.Boot(bg, workshop.Start{MAC: p.mac, UUID: p.rep.Identity.UUID}); err == nil && token != "" {
 					p.token, p.seq = token, 0
 					p.boots++
 					p.rep.BootID = fmt.Sprintf("boot %d", p.boots)
