@@ -154,7 +154,16 @@ func donorReport(house facts, lot string, devices []facts, key ed25519.PrivateKe
 // outcomeOf is what an attempt to erase a medium came to.
 type outcomeOf struct {
 	result wire.ErasureResult
-	at     time.Time
+	basis  Basis
+}
+
+// after reports whether a paper is the later one of two: by the order of the chain
+// that both rest on, whatever the clock said, and by time only between chains.
+func (b Basis) after(other Basis) bool {
+	if b.Chain == other.Chain {
+		return b.Seq >= other.Seq
+	}
+	return !b.Time.Before(other.Time)
 }
 
 // hide counts months out only where no month with fewer than five can be worked
@@ -207,8 +216,10 @@ func donorLine(f facts, key ed25519.PrivateKey, c *Counts, months map[string]int
 		return d, err
 	}
 	d.Device = f.about(rep)
-	var imaged time.Time
+	var imaged Basis
 	for _, a := range f.all() {
+		last, image := map[string]outcomeOf{}, Basis{Chain: a.device} // of this chain
+		refurbished := false
 		papers, err := of(a, key)
 		if err != nil {
 			return d, err
@@ -223,15 +234,23 @@ func donorLine(f facts, key ed25519.PrivateKey, c *Counts, months map[string]int
 				if v.Medium.Serial == "" {
 					key = f.device + " " + key
 				}
-				if !p.basis.Time.Before(results[key].at) {
-					results[key] = outcomeOf{v.Result, p.basis.Time}
+				if old, tried := last[key]; !tried || p.basis.after(old.basis) {
+					last[key] = outcomeOf{v.Result, p.basis}
 				}
 			case *ImagingPaper:
-				if !p.basis.Time.Before(imaged) {
-					d.refurbished, imaged = v.Result == ReadBack, p.basis.Time
+				if p.basis.after(image) {
+					refurbished, image = v.Result == ReadBack, p.basis
 				}
 			}
 			d.Papers = append(d.Papers, PaperRef{Kind: p.kind, ID: p.id, SHA256: hashOf(p.file), Result: resultOf(p.content)})
+		}
+		for key, o := range last {
+			if old, tried := results[key]; !tried || o.basis.after(old.basis) {
+				results[key] = o
+			}
+		}
+		if image.Seq > 0 && image.after(imaged) {
+			d.refurbished, imaged = refurbished, image
 		}
 	}
 	media, err := firstSeen([]facts{f})
@@ -291,15 +310,18 @@ func firstSeen(devices []facts) (media []string, err error) {
 		line
 		f facts
 	}
-	var all []sight
+	var chains [][]sight
 	for _, f := range devices {
-		for _, l := range f.allReports() {
-			all = append(all, sight{l, f})
+		for _, a := range f.all() {
+			var c []sight
+			for _, l := range a.reports() {
+				c = append(c, sight{l, f})
+			}
+			chains = append(chains, c)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b sight) int { return a.Time.Compare(b.Time) })
 	seen := map[string]bool{}
-	for _, l := range all {
+	for _, l := range interleave(chains, func(s sight) time.Time { return s.Time }) {
 		rep, err := document[wire.Report](l.f, l.line)
 		if err != nil {
 			return nil, err

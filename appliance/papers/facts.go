@@ -195,14 +195,39 @@ func (f facts) reports() []line {
 	return slices.DeleteFunc(slices.Clone(f.lines), func(l line) bool { return l.Kind != "report" || l.Evidence == "" })
 }
 
-// allReports are those of the whole group by time: the first one shows what the PC
-// came with.
-func (f facts) allReports() (lines []line) {
+// allReports are those of the whole group: the first one shows what the PC came
+// with.
+func (f facts) allReports() []line {
+	var chains [][]line
 	for _, a := range f.all() {
-		lines = append(lines, a.reports()...)
+		chains = append(chains, a.reports())
 	}
-	slices.SortStableFunc(lines, func(a, b line) int { return a.Time.Compare(b.Time) })
-	return lines
+	return interleave(chains, func(l line) time.Time { return l.Time })
+}
+
+// interleave makes one row of several chains. Within a chain its own order counts,
+// whatever the clock said; the clock only chooses between the next of each.
+func interleave[T any](chains [][]T, at func(T) time.Time) (row []T) {
+	chains = slices.Clone(chains)
+	for {
+		next := -1
+		for i, c := range chains {
+			if len(c) > 0 && (next < 0 || at(c[0]).Before(at(chains[next][0]))) {
+				next = i
+			}
+		}
+		if next < 0 {
+			return row
+		}
+		row = append(row, chains[next][0])
+		chains[next] = chains[next][1:]
+	}
+}
+
+// setBack reports whether the clock went backwards in this history: then its times
+// say nothing of what came first in another one.
+func (f facts) setBack() bool {
+	return !slices.IsSortedFunc(f.lines, func(a, b line) int { return a.Time.Compare(b.Time) })
 }
 
 // job are the lines of one job.

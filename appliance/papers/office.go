@@ -165,7 +165,7 @@ func (o *Office) facts(ctx context.Context, device string) (facts, error) {
 	return o.check(ctx, device, entries)
 }
 
-// maxMerged bounds how deep records may lie in each other.
+// maxMerged bounds how many records may lie in one.
 const maxMerged = 16
 
 func (o *Office) check(ctx context.Context, device string, entries []audit.Entry) (facts, error) {
@@ -183,8 +183,12 @@ func (o *Office) join(ctx context.Context, f *facts, seen map[string]bool) error
 		events[i] = l.Event
 	}
 	for _, id := range absorbed(events) {
-		if seen[id] || len(seen) > maxMerged {
+		if seen[id] {
 			continue
+		}
+		if len(seen) > maxMerged {
+			return &workshop.Refusal{Kind: workshop.Conflict, Message: fmt.Sprintf("More than %d records were merged into this one: no paper is made that leaves some out", maxMerged),
+				Next: "Take those out again that are other PCs"}
 		}
 		seen[id] = true
 		entries, err := o.src.Chain(ctx, id)

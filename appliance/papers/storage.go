@@ -67,8 +67,12 @@ func noStorage(f facts) (*NoStoragePaper, error) {
 	if n, ok := f.merged(); ok {
 		return no("This record was merged into number "+n, "Look for the paper there")
 	}
-	if f.mixed() {
+	group := f.all()
+	if slices.ContainsFunc(group, facts.mixed) {
 		return no("Two PCs were in one record: what each of them came with is not known", "")
+	}
+	if len(group) > 1 && slices.ContainsFunc(group, facts.setBack) {
+		return no("The clock was set back while this PC had several records: which of its reports was the first is not known", "")
 	}
 	all := f.allReports()
 	if len(all) == 0 {
@@ -121,7 +125,7 @@ func noStorage(f facts) (*NoStoragePaper, error) {
 			p.Basis = basisOf(l.Device, l)
 		}
 	}
-	for _, a := range f.all() {
+	for _, a := range group {
 		for _, l := range a.lines {
 			if a.device == first.Device && l.seq <= first.seq && (l.Kind == "device_created" || l.seq == first.seq) {
 				p.History = append(p.History, stepOf(l))
