@@ -30,7 +30,6 @@ var (
 type sky struct {
 	*outlook
 	now    time.Time
-	silent bool // nobody answers
 	answer []heard
 }
 

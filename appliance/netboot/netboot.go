@@ -165,8 +165,6 @@ type Server struct {
 	lacks   map[string]bool                   // boot files that weren't there
 	looked  time.Time                         // when that was
 
-	relays map[netip.Prefix]netip.Addr // the newest of each network behind one
-
 	outlookMu sync.Mutex
 	outlook   *outlook
 }
