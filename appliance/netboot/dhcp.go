@@ -75,7 +75,7 @@ func (s *Server) decide(ctx context.Context, p Packet) (*dhcpv4.DHCPv4, Decision
 	for try := 1; ; try++ {
 		reply, d, fresh := s.transact(p, c)
 		inUse := d.Act == Offer && fresh && s.cfg.Net.Contains(d.Addr) && s.taken(ctx, d.Addr, c.MAC)
-		if d.Act == Offer && s.mode() != Full {
+		if (d.Act == Offer || d.Act == Bind) && s.mode() != Full {
 			continue // we stepped back meanwhile: never after another has spoken
 		}
 		if !inUse {

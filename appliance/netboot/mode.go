@@ -33,6 +33,7 @@ const (
 	giveWay    = 10 * time.Second        // how much longer the second of two appliances looks
 	silentTime = time.Minute             // a server that isn't heard for this long is worth a word
 	goneTime   = 10 * time.Minute        // a router has started again long before
+	wordTime   = time.Minute             // for so long a PC's word counts, of a server that nobody heard
 	minProbes  = 2                       // asked in vain before the network counts as ours
 	maxOthers  = 16                      // remembered; packets can name as many as they like
 )
@@ -70,6 +71,8 @@ type Other struct {
 	Answers   bool       // it answers when we ask
 	First     time.Time
 	Last      time.Time // heard
+
+	full bool // an appliance that has said that it gives addresses
 }
 
 // Status is the mode in force and what it rests on.
@@ -210,7 +213,10 @@ func (o *outlook) hear(now time.Time, h heard) {
 	if !h.addr.IsValid() || h.mac != "" && h.mac == o.mac || h.mac == "" && h.addr == o.own.Addr() {
 		return
 	}
-	e := o.entry(h.addr, now)
+	e := o.entry(h.addr, now, Other{MAC: h.mac, Boots: h.boots}.weight())
+	if e == nil {
+		return
+	}
 	e.Last = now
 	e.Answers = e.Answers || h.answer
 	if h.mac != "" {
@@ -227,9 +233,22 @@ func (o *outlook) hear(now time.Time, h heard) {
 	o.probes = 0
 }
 
-// entry finds or makes what is known of a server; the one that was heard longest
-// ago makes room.
-func (o *outlook) entry(a netip.Addr, now time.Time) *Other {
+// weight is how much depends on our knowing of it: least on one that gives boot
+// files only, then on one that only a PC spoke of.
+func (o Other) weight() int {
+	switch {
+	case o.Boots:
+		return 0
+	case o.MAC == "":
+		return 1
+	}
+	return 2
+}
+
+// entry finds or makes what is known of a server. When there are too many, the
+// lightest makes room, of those the one that was heard longest ago; nil: each of
+// them outweighs the newcomer.
+func (o *outlook) entry(a netip.Addr, now time.Time, weight int) *Other {
 	i, ok := slices.BinarySearchFunc(o.entries, a, func(e Other, a netip.Addr) int { return e.Addr.Compare(a) })
 	if ok {
 		return &o.entries[i]
@@ -237,12 +256,16 @@ func (o *outlook) entry(a netip.Addr, now time.Time) *Other {
 	if len(o.entries) == maxOthers {
 		oldest := 0
 		for j := range o.entries {
-			if o.entries[j].Last.Before(o.entries[oldest].Last) {
+			e, old := &o.entries[j], &o.entries[oldest]
+			if e.weight() < old.weight() || e.weight() == old.weight() && e.Last.Before(old.Last) {
 				oldest = j
 			}
 		}
+		if o.entries[oldest].weight() > weight {
+			return nil
+		}
 		o.entries = slices.Delete(o.entries, oldest, oldest+1)
-		return o.entry(a, now)
+		return o.entry(a, now, weight)
 	}
 	o.entries = slices.Insert(o.entries, i, Other{Addr: a, First: now, Boots: true})
 	return &o.entries[i]
@@ -250,21 +273,30 @@ func (o *outlook) entry(a netip.Addr, now time.Time) *Other {
 
 // peer is another appliance's question: it is there, and says how it serves. Two
 // that have both stepped back before the other are both free again; the one with
-// the lower address looks for a shorter time.
+// the lower address looks for a shorter time. Only who has said before that it
+// gives addresses can say that it doesn't any more: a router never did, so that
+// nobody can take it away with one packet in its name.
 func (o *outlook) peer(now time.Time, addr netip.Addr, mac string, mode Mode) {
 	if !addr.IsValid() || mac == "" || mac == o.mac {
 		return
 	}
-	e := o.entry(addr, now)
+	e := o.entry(addr, now, 0)
+	if e == nil {
+		return
+	}
 	e.Last, e.Appliance = now, true
 	if e.MAC != "" && e.MAC != mac {
 		return // not the one that gave the address
 	}
 	e.MAC = mac
-	if mode == Full || e.Boots {
+	if mode == Full {
+		e.full = true
 		return
 	}
-	e.Boots = true
+	if e.Boots || !e.full {
+		return
+	}
+	e.Boots, e.full = true, false
 	if !o.giver() {
 		o.look(now, relookTime)
 		if o.own.Addr().Compare(addr) > 0 || o.own.Addr() == addr && o.mac > mac {
@@ -315,6 +347,9 @@ func (o *outlook) settle(now time.Time) bool {
 func (o *outlook) decide(now time.Time) (Mode, Why, Stay) {
 	// A giver that has gone is kept while a decision rests on it.
 	o.entries = slices.DeleteFunc(o.entries, func(e Other) bool {
+		if e.MAC == "" && o.probes >= minProbes && o.quiet(now, e.Last) >= wordTime {
+			return true // it was asked all the while, and is nowhere
+		}
 		return o.quiet(now, e.Last) >= goneTime && (e.Boots || o.want != Auto && o.probes >= minProbes)
 	})
 	giver := o.giver()

@@ -119,7 +119,30 @@ func TestModeOverTime(t *testing.T) {
 		}},
 		{"a PC speaks of one that nobody heard", Auto, func(t *testing.T, s *sky) {
 			s.pass(time.Minute).say(heard{addr: router}).is(t, "at once", Proxy, Beside)
-			s.pass(goneTime+30*time.Second).is(t, "a word is no proof for ever", Full, Alone)
+			s.pass(30*time.Second).is(t, "for a while", Proxy, Beside)
+			s.pass(wordTime).is(t, "a word is no proof for ever", Full, Alone)
+		}},
+		{"a PC speaks of one, and it is heard", Auto, func(t *testing.T, s *sky) {
+			s.pass(time.Minute).say(heard{addr: router}).say(apart).pass(2*wordTime).is(t, "a server is heard", Proxy, Silent)
+		}},
+		{"made-up boot servers beside a router that never answers", Auto, func(t *testing.T, s *sky) {
+			mute := apart
+			mute.answer = false
+			s.pass(time.Minute).say(mute).pass(5 * time.Minute)
+			for i := range 3 * maxOthers {
+				s.say(heard{addr: netip.AddrFrom4([4]byte{10, 9, 9, byte(i)}), mac: macPeer, boots: true})
+				s.say(heard{addr: netip.AddrFrom4([4]byte{10, 9, 8, byte(i)})})
+			}
+			s.is(t, "then", Proxy, Beside).pass(time.Hour).is(t, "for ever", Proxy, Kept)
+			if len(s.entries) > maxOthers {
+				t.Errorf("%d servers are remembered", len(s.entries))
+			}
+		}},
+		{"a question in the router's name", Auto, func(t *testing.T, s *sky) {
+			s.with(apart).pass(time.Minute).with()
+			s.peer(s.now, router, macRouter, Proxy)
+			s.settle(s.now)
+			s.is(t, "forged", Proxy, Beside).pass(10*time.Second).is(t, "a little later", Proxy, Beside)
 		}},
 		{"a PC speaks of us", Auto, func(t *testing.T, s *sky) {
 			s.pass(time.Minute).say(heard{addr: ours}).is(t, "nothing new", Full, Alone)
@@ -191,6 +214,8 @@ func TestTwoThatStepBack(t *testing.T) {
 	high.pass(time.Minute)
 	low.say(heard{addr: other, mac: macPeer, gives: given, answer: true}).is(t, "low", Proxy, Beside)
 	high.say(heard{addr: ours, mac: macOwn, gives: given, answer: true}).is(t, "high", Proxy, Beside)
+	low.peer(low.now, other, macPeer, Full) // what drew these offers
+	high.peer(high.now, ours, macOwn, Full)
 	both := 0
 	for range 120 {
 		for _, s := range []*sky{low, high} {
@@ -264,4 +289,20 @@ func TestNoOfferAfterAnotherSpoke(t *testing.T) {
 	}
 	what, a := s.ask(mac1, dhcpv4.MessageTypeDiscover, "")
 	want(t, "the offer", what+a, "")
+}
+
+// Nor does one that is heard while a lease is being written get our ACK beside its own.
+func TestNoAckAfterAnotherSpoke(t *testing.T) {
+	s := newShop(t, func(c *Config) { c.Mode, c.Asked = Auto, true })
+	_, a := s.ask(mac1, dhcpv4.MessageTypeDiscover, "")
+	s.leases.writing.Lock() // the disk is slow
+	answered := make(chan string, 1)
+	go func() {
+		what, _ := s.ask(mac1, dhcpv4.MessageTypeRequest, a)
+		answered <- what
+	}()
+	wait(t, func() bool { s.leases.mu.Lock(); defer s.leases.mu.Unlock(); return s.leases.change > 0 })
+	s.learn(func(o *outlook, now time.Time) { o.hear(now, apart) })
+	s.leases.writing.Unlock()
+	want(t, "the ACK", <-answered, "")
 }

@@ -112,6 +112,7 @@ func (s *Server) watchOnce(ctx context.Context) error {
 	next := time.NewTimer(0)
 	defer next.Stop()
 	var asked time.Time
+	before := Proxy
 	remind := time.NewTicker(remindEvery)
 	defer remind.Stop()
 	for {
@@ -147,7 +148,9 @@ func (s *Server) watchOnce(ctx context.Context) error {
 		s.outlookMu.Lock()
 		pace, mode := s.outlook.pace(), s.outlook.mode
 		s.outlookMu.Unlock()
-		if up && time.Since(asked) >= pace {
+		// That we give addresses from now on is said at once: see outlook.peer.
+		if up && (time.Since(asked) >= pace || mode == Full && before != Full) {
+			before = mode
 			asked = time.Now()
 			if err := e.ask(mode, s.cfg.IP); err != nil && !passing(err) {
 				return fmt.Errorf("asking for DHCP servers: %w", err)
