@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -33,6 +36,7 @@ type place struct {
 	ways  []*netlink.Route // that we have set
 	name  string
 	lease *nclient4.Lease
+	note  string // the file that names what was borrowed, for the next run
 	grace time.Duration
 	log   *slog.Logger
 }
@@ -41,7 +45,7 @@ type place struct {
 // an address there.
 func (a *Appliance) join(ctx context.Context) (*place, error) {
 	cfg := a.Config
-	p := &place{name: cfg.Interface, log: a.log, grace: addressGrace}
+	p := &place{name: cfg.Interface, log: a.log, grace: addressGrace, note: filepath.Join(cfg.Data, "borrowed")}
 	link, err := switchOn(cfg.Interface)
 	if err != nil {
 		return nil, err
@@ -61,6 +65,9 @@ func (a *Appliance) join(ctx context.Context) (*place, error) {
 // settle finds the address: want, else what the interface has, else one from the
 // network's own server, else ownNetwork.
 func (p *place) settle(ctx context.Context, link netlink.Link, want string, giver bool) error {
+	if err := p.returnLeft(link); err != nil {
+		return err
+	}
 	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", p.name, err)
@@ -93,8 +100,21 @@ func (p *place) settle(ctx context.Context, link netlink.Link, want string, give
 	return p.set(link)
 }
 
+// shortest is for how long a borrowed address stays at least; by then its renewal
+// was tried again.
+const shortest = 2 * time.Minute
+
+// set gives the card its address: what is borrowed for as long as its lease runs,
+// so that nothing takes it for its own when we are gone.
 func (p *place) set(link netlink.Link) error {
-	if err := netlink.AddrReplace(link, ipNet(p.addr)); err != nil {
+	a := ipNet(p.addr)
+	if p.lease != nil {
+		if length := p.lease.ACK.IPAddressLeaseTime(time.Hour); length < forEver {
+			a.ValidLft = int(max(time.Until(p.lease.CreationTime.Add(length)), shortest) / time.Second)
+			a.PreferedLft = a.ValidLft
+		}
+	}
+	if err := netlink.AddrReplace(link, a); err != nil {
 		return fmt.Errorf("address %v can't be set on %s: %w (run as root?)", p.addr, p.name, err)
 	}
 	p.ours = true
@@ -117,7 +137,44 @@ func (p *place) borrow(ctx context.Context, link netlink.Link) error {
 	}
 	p.lent = true
 	p.log.Info("the network's own DHCP server has given this appliance an address", "address", p.addr, "server", p.lease.ACK.ServerIdentifier())
+	if err := os.WriteFile(p.note, []byte(p.borrowed()), 0o600); err != nil {
+		return fmt.Errorf("what was borrowed can't be noted: %w", err)
+	}
 	return p.set(link)
+}
+
+// borrowed is what the note says: it holds until the machine starts anew, for
+// then the address is gone from the card.
+func (p *place) borrowed() string {
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return p.name + " " + p.addr.String() + " " + strings.TrimSpace(string(boot)) + "\n"
+}
+
+// returnLeft takes away an address that a run which was killed had borrowed. It
+// isn't ours, and nobody renews it: if there is a server, it is asked again.
+func (p *place) returnLeft(link netlink.Link) error {
+	note, err := os.ReadFile(p.note)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("what was borrowed: %w", err)
+	}
+	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", p.name, err)
+	}
+	for _, a := range have {
+		own, err := prefix(a.IPNet)
+		if err != nil || (&place{name: p.name, addr: own}).borrowed() != string(note) {
+			continue
+		}
+		if err := netlink.AddrDel(link, ipNet(own)); err != nil {
+			return fmt.Errorf("the address %v, left on %s by a run that was killed, can't be taken away: %w (run as root?)", own, p.name, err)
+		}
+		p.log.Info("an address that was borrowed by a run which was killed is taken away", "address", own)
+	}
+	return os.Remove(p.note)
 }
 
 func leased(ack *dhcpv4.DHCPv4) (netip.Prefix, error) {
@@ -145,13 +202,36 @@ func (p *place) leave() {
 			c.Close()
 		}
 	}
-	_ = netlink.AddrDel(link, ipNet(p.addr))
+	if netlink.AddrDel(link, ipNet(p.addr)) == nil && p.lease != nil {
+		_ = os.Remove(p.note)
+	}
 }
 
 const (
 	addressEvery = time.Second
 	addressGrace = 15 * time.Second // a pulled cable takes a NetworkManager's address along for as long
+	forEver      = 0xffffffff * time.Second
 )
+
+// stubborn is how often an address is put back against a program that takes it
+// away again and again: at once, then less and less often.
+type stubborn struct {
+	last time.Time
+	wait time.Duration
+}
+
+func (s *stubborn) due(now time.Time) bool {
+	if now.Sub(s.last) < s.wait {
+		return false
+	}
+	s.last, s.wait = now, min(max(2*s.wait, addressEvery), time.Minute)
+	return true
+}
+
+// over: it has stayed for so long that the other has given up.
+func (s *stubborn) over(now time.Time) bool {
+	return s.wait > 0 && now.Sub(s.last) > 2*time.Minute
+}
 
 // keep watches over the address until ctx ends: it renews what is lent, and puts
 // back what is ours when another program has taken it away. When the card was
@@ -160,6 +240,7 @@ const (
 func (p *place) keep(ctx context.Context) error {
 	renew := p.renewal()
 	missing := time.Time{}
+	var fight stubborn
 	for {
 		select {
 		case <-ctx.Done():
@@ -192,11 +273,22 @@ func (p *place) keep(ctx context.Context) error {
 			p.log.Info("the address is back", "interface", p.name, "address", p.addr)
 			missing = time.Time{}
 		case there:
+			if fight.over(time.Now()) {
+				p.log.Info("the address is left alone again", "interface", p.name, "address", p.addr)
+				fight = stubborn{}
+			}
 		case p.ours:
-			p.log.Warn("another program has taken the address away; it is put back. Tell NetworkManager or systemd-networkd to leave this card alone", "interface", p.name, "address", p.addr)
+			first := fight.wait == 0
+			if !fight.due(time.Now()) {
+				continue
+			}
 			if err := p.set(link); err != nil {
 				return err
 			}
+			if !first {
+				continue // it was said
+			}
+			p.log.Warn("another program has taken the address away; it is put back. Tell NetworkManager or systemd-networkd to leave this card alone", "interface", p.name, "address", p.addr)
 		case missing.IsZero():
 			missing = time.Now()
 			p.log.Warn("the network card has lost its address: is the cable plugged in?", "interface", p.name, "address", p.addr)
@@ -212,7 +304,7 @@ func (p *place) renewal() time.Time {
 		return time.Time{}
 	}
 	length := p.lease.ACK.IPAddressLeaseTime(time.Hour)
-	if length >= 0xffffffff*time.Second {
+	if length >= forEver {
 		return time.Time{}
 	}
 	next := p.lease.CreationTime.Add(max(length, time.Minute) / 2)
@@ -225,6 +317,17 @@ func (p *place) renewal() time.Time {
 // renew asks the server that lent the address, then any. A server that is away is
 // no error: the address stays, for the PCs' sake, and is asked for again.
 func (p *place) renew(ctx context.Context) error {
+	if err := p.renewed(ctx); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(p.name)
+	if err != nil {
+		return nil // netboot says so
+	}
+	return p.set(link)
+}
+
+func (p *place) renewed(ctx context.Context) error {
 	c, err := nclient4.New(p.name, nclient4.WithTimeout(4*time.Second), nclient4.WithRetry(2))
 	if err != nil {
 		p.log.Warn("the address was not renewed", "interface", p.name, "err", err)
@@ -250,7 +353,8 @@ func (p *place) renew(ctx context.Context) error {
 }
 
 // routes makes the networks behind relays reachable: without the way there, what
-// PCs fetch would go out by the machine's other card.
+// PCs fetch would go out by the machine's other card. It notes in sites by which
+// router that is.
 func (p *place) routes(configured []Network, sites []netboot.Network) error {
 	link, err := netlink.LinkByName(p.name)
 	if err != nil {
@@ -263,8 +367,16 @@ func (p *place) routes(configured []Network, sites []netboot.Network) error {
 			if err != nil || !p.addr.Contains(via) {
 				return fmt.Errorf("network %s: via = %q: want the router's address inside %v", n.Network, n.Via, p.addr.Masked())
 			}
+			sites[i].Via = via
 			r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Gw: via.AsSlice()}
-			if err := netlink.RouteReplace(r); err != nil {
+			there, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: to}, netlink.RT_FILTER_DST)
+			if err == nil && len(there) > 0 {
+				if there[0].LinkIndex != r.LinkIndex || !there[0].Gw.Equal(r.Gw) {
+					p.log.Warn("there is another way to a network behind a relay already; it is left as it is", "network", n.Network, "via", there[0].Gw, "wanted", via)
+				}
+				continue
+			}
+			if err := netlink.RouteAdd(r); err != nil {
 				return fmt.Errorf("the way to the network %s can't be set: %w (run as root?)", n.Network, err)
 			}
 			p.ways = append(p.ways, r)
@@ -273,6 +385,10 @@ func (p *place) routes(configured []Network, sites []netboot.Network) error {
 		ways, err := netlink.RouteGet(sites[i].PoolFrom.AsSlice())
 		if err != nil || len(ways) == 0 || ways[0].LinkIndex != link.Attrs().Index {
 			p.log.Warn("PCs of a network behind a relay will get addresses but no files, for the way there doesn't lead through the workshop's card: add via= (the router's address on this network) to its --network, or `ip route add "+n.Network+" via ROUTER dev "+p.name+"`", "network", n.Network)
+			continue
+		}
+		if via, ok := netip.AddrFromSlice(ways[0].Gw.To4()); ok {
+			sites[i].Via = via
 		}
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // cord is a card, wk0, in a namespace of its own; the other end, rt0, lies in
@@ -24,6 +25,7 @@ import (
 type cord struct {
 	*testing.T
 	here, there netns.NsHandle
+	folder      string
 }
 
 // in runs f in a namespace, on a thread that ends with it.
@@ -100,7 +102,7 @@ func ip(args string) error {
 }
 
 // router starts dnsmasq at the other end, in 192.168.7.0/24.
-func (w *cord) router() {
+func (w *cord) router() (stop func()) {
 	w.Helper()
 	w.must(w.in(w.there, func() error {
 		if err := ip("addr add 192.168.7.1/24 dev rt0"); err != nil {
@@ -111,9 +113,11 @@ func (w *cord) router() {
 		if err := cmd.Start(); err != nil {
 			return err
 		}
-		w.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		stop = sync.OnceFunc(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		w.Cleanup(stop)
 		return nil
 	}))
+	return stop
 }
 
 type logged struct {
@@ -131,9 +135,17 @@ func (l *logged) has(s string) bool {
 func (w *cord) join(cfg Config) (p *place, log *logged, err error) {
 	log = &logged{}
 	a := &Appliance{Config: cfg, log: slog.New(slog.NewTextHandler(log, nil))}
-	a.Config.Interface = "wk0"
+	a.Config.Interface, a.Config.Data = "wk0", w.data()
 	err = w.in(w.here, func() (err error) { p, err = a.join(w.Context()); return err })
 	return p, log, err
+}
+
+// data is one folder for all runs of a test.
+func (w *cord) data() string {
+	if w.folder == "" {
+		w.folder = w.TempDir()
+	}
+	return w.folder
 }
 
 func (w *cord) addresses() string {
@@ -228,6 +240,73 @@ func TestBesideARouterAnAddressIsTakenFromIt(t *testing.T) {
 	}
 }
 
+// A run that borrowed an address is killed: the next one doesn't take it for its own.
+func TestABorrowedAddressOutlivesAKill(t *testing.T) {
+	w := newCord(t)
+	stop := w.router()
+	p, _, err := w.join(DefaultConfig())
+	w.must(err)
+	borrowed := p.addr
+	lifetime := func() (s int) {
+		w.must(w.in(w.here, func() error {
+			l, err := netlink.LinkByName("wk0")
+			if err != nil {
+				return err
+			}
+			all, err := netlink.AddrList(l, netlink.FAMILY_V4)
+			if err == nil && len(all) == 1 && all[0].Flags&unix.IFA_F_PERMANENT == 0 {
+				s = all[0].ValidLft
+			}
+			return err
+		}))
+		return s
+	}
+	if s := lifetime(); s < 60 || s > 120 {
+		t.Errorf("the address stays for %d s, its lease for 120", s)
+	}
+	// Killed: nothing is taken away.
+	p, _, err = w.join(DefaultConfig())
+	w.must(err)
+	if p.addr != borrowed || !p.lent || p.lease == nil || p.renewal().IsZero() {
+		t.Errorf("the next run: %+v", p)
+	}
+	w.must(w.in(w.here, func() error { return ip("addr change " + borrowed.String() + " dev wk0 valid_lft 20 preferred_lft 20") }))
+	w.must(w.in(w.here, func() error { return p.renew(t.Context()) }))
+	if s := lifetime(); s < 60 {
+		t.Errorf("renewed, the address stays for %d s", s)
+	}
+	// Killed again, and the router is gone: its network is not ours to serve.
+	stop()
+	p, _, err = w.join(DefaultConfig())
+	w.must(err)
+	if p.addr.String() != ownNetwork || w.addresses() != ownNetwork {
+		t.Errorf("without the router: %v, %s", p.addr, w.addresses())
+	}
+}
+
+func TestAnAddressIsPutBackLessAndLessOften(t *testing.T) {
+	var s stubborn
+	now, n := time.Date(2026, 1, 2, 8, 0, 0, 0, time.UTC), 0
+	if !s.due(now) {
+		t.Error("not at once")
+	}
+	for range 3600 {
+		now = now.Add(time.Second)
+		if s.due(now) {
+			n++
+		}
+		if s.over(now) {
+			t.Fatal("over while it goes on")
+		}
+	}
+	if n < 60 || n > 70 {
+		t.Errorf("put back %d times in an hour", n)
+	}
+	if now = s.last.Add(3 * time.Minute); !s.over(now) {
+		t.Error("never over")
+	}
+}
+
 // A card that is given another address while we rest on the first.
 func TestAnotherAddressEndsIt(t *testing.T) {
 	w := newCord(t)
@@ -281,6 +360,19 @@ func TestTheWayToANetworkBehindARelay(t *testing.T) {
 	w.must(w.in(w.here, func() error { p.leave(); return nil }))
 	if strings.Contains(ways(), "10.88") {
 		t.Errorf("left behind: %s", ways())
+	}
+	// An operator's own way is left alone.
+	w.ip("addr add " + ownNetwork + " dev wk0")
+	w.ip("route add 10.88.0.0/24 via 10.77.0.253 dev wk0")
+	p.ways = nil
+	w.must(w.in(w.here, func() error { return p.routes(cfg.Networks, n.further) }))
+	if got := ways(); !strings.Contains(got, "via 10.77.0.253") || strings.Contains(got, "10.77.0.254") || !log.has("it is left as it is") {
+		t.Error(got)
+	}
+	p.lease, p.ours = nil, false
+	w.must(w.in(w.here, func() error { p.leave(); return nil }))
+	if !strings.Contains(ways(), "10.88.0.0/24 via 10.77.0.253") {
+		t.Errorf("the operator's way is gone: %s", ways())
 	}
 	cfg.Networks[0].Via = "10.99.0.1"
 	if err := w.in(w.here, func() error { return p.routes(cfg.Networks, n.further) }); err == nil || !strings.Contains(err.Error(), "inside 10.77.0.0/24") {

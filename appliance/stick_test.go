@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -79,6 +80,17 @@ func TestBootFromAnOldStick(t *testing.T) {
 		a, err := reg.StickBoot(t.Context(), ask)
 		if ref, ok := err.(*workshop.Refusal); !ok || ref.Kind != workshop.Conflict || !strings.Contains(ref.Next, "new stick") || a.Token != "" {
 			t.Errorf("with the key %q: %+v, %v", other, a, err)
+		}
+	}
+}
+
+// A PC that has nothing to do here may ask as often as it likes: that fills no log.
+func TestLocalAnswersFillNoLog(t *testing.T) {
+	said := &logged{}
+	for _, local := range []bool{false, true} {
+		toldOfStick(slog.New(slog.NewTextHandler(said, nil)), "00:21:cc:00:00:01", "10.77.0.100:1", local)
+		if got := said.has("started from a stick"); !got || said.has("local=true") {
+			t.Errorf("local %v: said %v", local, got)
 		}
 	}
 }

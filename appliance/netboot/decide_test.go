@@ -23,7 +23,11 @@ func request(t testing.TB, kind dhcpv4.MessageType, mods ...dhcpv4.Modifier) Pac
 	must(t, err)
 	m, err := dhcpv4.New(append([]dhcpv4.Modifier{dhcpv4.WithHwAddr(hw), dhcpv4.WithMessageType(kind)}, mods...)...)
 	must(t, err)
-	return Packet{DHCPv4: m, Port: dhcpPort, Peer: netip.MustParseAddrPort("0.0.0.0:68")}
+	p := Packet{DHCPv4: m, Port: dhcpPort, Peer: netip.MustParseAddrPort("0.0.0.0:68")}
+	if relay, ok := addr(m.GatewayIPAddr); ok {
+		p.Peer = netip.AddrPortFrom(relay, dhcpPort)
+	}
+	return p
 }
 
 func option(code dhcpv4.OptionCode, value ...byte) dhcpv4.Modifier {

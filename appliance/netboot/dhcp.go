@@ -121,7 +121,7 @@ func (s *Server) transact(p Packet, c Client) (reply *dhcpv4.DHCPv4, d Decision,
 	site, relay, _ := cfg.site(p)
 	now := time.Now()
 	s.leases.mu.Lock()
-	relay = s.leases.relay(site.Net, relay)
+	relay = s.leases.relay(site.Net, relay, p.Peer.Addr(), now)
 	v := s.leases.view(c.MAC, wanted, site.Net, now)
 	v.Relay, v.Plain, v.Missing = relay, plain, missing
 	reply, d = Decide(p, cfg, v)

@@ -125,16 +125,19 @@ func signOf(m *dhcpv4.DHCPv4, src net.Addr, mac net.HardwareAddr) (heard, bool) 
 	return h, ok
 }
 
-// probeClass begins the client identifier of our questions. It is the same for
-// ever, so that a server keeps no more than one address for it; what follows
-// tells another appliance how this one serves, and from where.
-const probeClass = "\x00refurb/1 "
+// probeID is the client identifier of our questions. It is the same for ever, so
+// that a server keeps no more than one address for it. probeHow, one of the
+// options that are free for local use, tells another appliance how this one
+// serves, and from where.
+const probeID = "\x00refurb/1"
+
+var probeHow = dhcpv4.GenericOptionCode(224)
 
 // ask sends one DISCOVER, as a PC would; nobody follows the offers up.
 func (e *ears) ask(mode Mode, own netip.Addr) error {
-	id := probeClass + mode.String() + " " + own.String()
 	m, err := dhcpv4.NewDiscovery(e.mac, dhcpv4.WithTransactionID(e.xid), dhcpv4.WithBroadcast(true),
-		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionClientIdentifier, []byte(id))))
+		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionClientIdentifier, []byte(probeID))),
+		dhcpv4.WithOption(dhcpv4.OptGeneric(probeHow, []byte(mode.String()+" "+own.String()))))
 	if err != nil {
 		return err
 	}
@@ -145,11 +148,10 @@ func (e *ears) ask(mode Mode, own netip.Addr) error {
 // question reads a request as another appliance's probe. own is invalid while
 // that one has no address.
 func question(q *dhcpv4.DHCPv4) (mode Mode, own netip.Addr, ok bool) {
-	rest, ok := strings.CutPrefix(string(q.Options.Get(dhcpv4.OptionClientIdentifier)), probeClass)
-	if !ok || q.MessageType() != dhcpv4.MessageTypeDiscover {
+	if string(q.Options.Get(dhcpv4.OptionClientIdentifier)) != probeID || q.MessageType() != dhcpv4.MessageTypeDiscover {
 		return 0, own, false
 	}
-	how, from, _ := strings.Cut(rest, " ")
+	how, from, _ := strings.Cut(string(q.Options.Get(probeHow)), " ")
 	if how != Full.String() {
 		mode = Proxy
 	}
@@ -168,9 +170,11 @@ func Look(ctx context.Context, ifname string) (others []Other, sure bool, err er
 		return nil, false, err
 	}
 	defer e.conn.Close()
+	listening, stop := context.WithCancel(ctx)
+	defer stop()
 	o := newOutlook(Auto, netip.Prefix{}, false, time.Now())
 	o.mac = e.mac.String()
-	signs := e.listen(ctx)
+	signs := e.listen(listening)
 	end := time.After(lookTime)
 	again := time.NewTicker(500 * time.Millisecond)
 	defer again.Stop()

@@ -232,7 +232,7 @@ func (l *leases) view(mac string, wanted netip.Addr, on netip.Prefix, now time.T
 	}
 	v.Grant = l.pooledIn(on, wanted) && l.free(wanted, mac, now)
 	switch {
-	case e != nil && l.pooled(e.Addr):
+	case e != nil && l.pooledIn(on, e.Addr):
 		v.Next = e.Addr
 	case l.pooledIn(on, wanted) && l.byAddr[wanted] == nil:
 		v.Next = wanted
@@ -266,7 +266,7 @@ func (l *leases) next(on netip.Prefix, now time.Time) netip.Addr {
 	}
 	var oldest *entry
 	for _, e := range l.byAddr {
-		if on.Contains(e.Addr) && !e.live(now) && (oldest == nil || e.Until.Before(oldest.Until) || e.Until.Equal(oldest.Until) && e.Addr.Less(oldest.Addr)) {
+		if l.pooledIn(on, e.Addr) && !e.live(now) && (oldest == nil || e.Until.Before(oldest.Until) || e.Until.Equal(oldest.Until) && e.Addr.Less(oldest.Addr)) {
 			oldest = e
 		}
 	}
@@ -287,10 +287,16 @@ func (l *leases) pooledIn(on netip.Prefix, a netip.Addr) bool {
 	return a.IsValid() && n.PoolFrom.IsValid() && a.Compare(n.PoolFrom) >= 0 && a.Compare(n.PoolTo) <= 0 && a != l.relays[on] && !slices.Contains(l.never, a)
 }
 
-// relay keeps the relay of a network that is set up, and gives it again: renewals
-// come without. It has one of the network's addresses itself.
-func (l *leases) relay(on netip.Prefix, relay netip.Addr) netip.Addr {
-	if relay.IsValid() && on.IsValid() && on.Contains(relay) {
+// relay keeps the relay of a network behind one, and gives it again: renewals
+// come without. It has one of the network's addresses itself. Anybody can write
+// one into a packet: it counts when the packet came from there, or from the router
+// that leads there, and when no PC has that address.
+func (l *leases) relay(on netip.Prefix, relay, from netip.Addr, now time.Time) netip.Addr {
+	if on == l.networks[0].Net || !relay.IsValid() || !on.IsValid() || !on.Contains(relay) || relay == l.relays[on] {
+		return l.relays[on]
+	}
+	e := l.byAddr[relay]
+	if from.IsValid() && (from == relay || from == l.network(on).Via) && !(e.live(now) && e.MAC != "") {
 		l.relays[on] = relay
 	}
 	return l.relays[on]

@@ -3,6 +3,7 @@ package netboot
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -278,6 +279,35 @@ func TestModeChangesWhileServing(t *testing.T) {
 		want(t, "a PC that netboots", what+a, "offer")
 	})
 }
+
+// A router keeps one lease per client identifier: our questions have one.
+func TestQuestionsHaveOneIdentifier(t *testing.T) {
+	ids := map[string]bool{}
+	for _, mode := range []Mode{Full, Proxy} {
+		for _, own := range []netip.Addr{ours, router, netip.IPv4Unspecified()} {
+			c := &written{}
+			e := &ears{conn: c, mac: hardware(t, macOwn)}
+			must(t, e.ask(mode, own))
+			m, err := dhcpv4.FromBytes(c.b)
+			must(t, err)
+			ids[string(m.Options.Get(dhcpv4.OptionClientIdentifier))] = true
+			how, from, ok := question(m)
+			if !ok || how != mode || from.IsValid() == own.IsUnspecified() || from.IsValid() && from != own {
+				t.Errorf("%v %v is read as %v %v %v", mode, own, how, from, ok)
+			}
+		}
+	}
+	if len(ids) != 1 {
+		t.Errorf("%v", ids)
+	}
+}
+
+type written struct {
+	net.PacketConn
+	b []byte
+}
+
+func (w *written) WriteTo(b []byte, _ net.Addr) (int, error) { w.b = b; return len(b), nil }
 
 // Another server that is heard while an address is being tried stops the offer.
 func TestNoOfferAfterAnotherSpoke(t *testing.T) {

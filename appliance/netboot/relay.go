@@ -19,6 +19,7 @@ type Network struct {
 	PoolTo   netip.Addr
 	Router   netip.Addr // given to PCs; not valid: the relay, of a network behind one
 	DNS      []netip.Addr
+	Via      netip.Addr // the router on our own network that leads there; not valid: not known
 }
 
 const maxHops = 16 // RFC 1542 §4.1.1

@@ -112,6 +112,53 @@ func TestRelayInThePool(t *testing.T) {
 	want(t, "first", a, "10.88.0.100")
 }
 
+// Anybody can write a relay into a packet.
+func TestMadeUpRelays(t *testing.T) {
+	via := netip.MustParseAddr("10.77.0.254")
+	n := behind
+	n.Via = via
+	s := newShop(t, func(c *Config) { c.Networks = []Network{n} })
+	known := func(on netip.Prefix) string {
+		s.leases.mu.Lock()
+		defer s.leases.mu.Unlock()
+		return fmt.Sprint(s.leases.relays[on])
+	}
+	from := func(peer, relay string) {
+		p := request(t, dhcpv4.MessageTypeDiscover, over(relay))
+		p.Peer = netip.AddrPortFrom(netip.MustParseAddr(peer), dhcpPort)
+		s.decide(t.Context(), p)
+	}
+	none := fmt.Sprint(netip.Addr{})
+	from("10.77.0.200", "10.77.0.200")
+	want(t, "at home", known(s.cfg.Net), none)
+	want(t, "a PC at home gets", s.boot(mac1), "10.77.0.100")
+	from("10.77.0.66", "10.88.0.66")
+	want(t, "from a stranger", known(behind.Net), none)
+	from("0.0.0.0", "10.88.0.66")
+	want(t, "from nowhere", known(behind.Net), none)
+	what, a := s.ask(mac2, dhcpv4.MessageTypeDiscover, "", over("10.88.0.1"))
+	want(t, "a PC there", what+a, "offer10.88.0.101")
+	from("10.88.0.101", "10.88.0.101")
+	want(t, "after a PC's own word", known(behind.Net), "10.88.0.1")
+	from("10.77.0.254", "10.88.0.2")
+	want(t, "over the router that leads there", known(behind.Net), "10.88.0.2")
+}
+
+// An address that a PC once had is the relay's now.
+func TestARelaysAddressIsNeverReused(t *testing.T) {
+	s := newShop(t, func(c *Config) { c.Networks = []Network{behind} })
+	on, now := behind.Net, time.Now()
+	s.leases.mu.Lock()
+	defer s.leases.mu.Unlock()
+	for i, a := range []netip.Addr{behind.PoolFrom, behind.PoolTo} {
+		s.leases.put(&entry{Addr: a, MAC: []string{mac1, mac2}[i], State: released, Until: now.Add(time.Duration(i-5) * time.Hour)})
+	}
+	s.leases.relay(on, behind.PoolFrom, behind.PoolFrom, now)
+	for _, mac := range []string{mac1, mac3} {
+		want(t, mac, s.leases.view(mac, netip.Addr{}, on, now).Next.String(), behind.PoolTo.String())
+	}
+}
+
 func TestNetworksAreChecked(t *testing.T) {
 	for _, tt := range []struct {
 		n    Network
@@ -152,6 +199,7 @@ func TestRealRelay(t *testing.T) {
 
 	cfg := c.config(d)
 	cfg.Networks = []Network{behind}
+	cfg.Networks[0].Via = netip.MustParseAddr("10.77.0.254")
 	start(t, cfg)
 	var out bytes.Buffer
 	relay := exec.Command("dhcrelay", "-4", "-d", "--no-pid", "-a", "-id", "br0", "-iu", c.pc, "10.77.0.1")

@@ -107,6 +107,14 @@ func (s *Server) watchOnce(ctx context.Context) error {
 	// What an event says is looked up anyway, so that a lost one costs a tick.
 	if err := netlink.LinkSubscribe(links, ctx.Done()); err != nil {
 		s.log.Debug("link events", "err", err)
+	} else {
+		// Whoever sends them ends with ctx, and only when it can send.
+		defer func(all <-chan netlink.LinkUpdate) {
+			go func() {
+				for range all {
+				}
+			}()
+		}(links)
 	}
 	s.learn(func(o *outlook, _ time.Time) { o.mac = e.mac.String() })
 	next := time.NewTimer(0)

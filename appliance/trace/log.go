@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,15 +40,20 @@ func Open(dir string, log *slog.Logger) (*Log, error) {
 		l.book.gone = append(l.book.gone, bad)
 	}
 	l.book.house = old.House
+	now := time.Now()
 	for _, s := range slices.Backward(old.Starts) {
-		l.book.restore(s)
+		l.book.restore(s, now)
 	}
 	return l, nil
 }
 
-// restore takes a start from an earlier run.
-func (b *book) restore(s *Start) {
+// restore takes a start from an earlier run. One from a clock that was ahead must
+// not outlast all that come now.
+func (b *book) restore(s *Start, now time.Time) {
 	e := &entry{Start: *s, class: classOf(s)}
+	if e.Last.After(now) {
+		e.Last, e.dirty = now, true
+	}
 	for i := range e.Lines {
 		if l := &e.Lines[i]; l.What == "begin" {
 			l.What, l.Err, e.dirty = "http", "the appliance was stopped meanwhile", true
@@ -126,7 +132,7 @@ func (e *entry) given() *Start {
 }
 
 func sortStarts(s []*Start) {
-	slices.SortStableFunc(s, func(a, b *Start) int { return b.Last.Compare(a.Last) })
+	slices.SortStableFunc(s, func(a, b *Start) int { return cmp.Or(b.Last.Compare(a.Last), b.Began.Compare(a.Began)) })
 }
 
 // Changes tells that something has changed, until ctx ends. What changes while
@@ -189,21 +195,34 @@ func (l *Log) write(most int) error {
 	}
 	l.mu.Unlock()
 
+	// What fails is tried again the next time.
 	var errs error
+	var stay []string
 	for _, id := range gone {
-		errs = errors.Join(errs, remove(l.dir, id))
+		if err := remove(l.dir, id); err != nil {
+			stay, errs = append(stay, id), errors.Join(errs, err)
+		}
 	}
-	for i, s := range changed {
-		if err := put(l.dir, s.ID, s); err != nil {
-			l.mu.Lock()
-			entries[i].dirty = true
-			l.mu.Unlock()
+	for len(changed) > 0 {
+		if err := put(l.dir, changed[0].ID, changed[0]); err != nil {
 			errs = errors.Join(errs, err)
 			break // the others will fare no better
 		}
+		changed, entries = changed[1:], entries[1:]
 	}
 	if house != nil {
-		errs = errors.Join(errs, put(l.dir, houseName, house))
+		if err := put(l.dir, houseName, house); err != nil {
+			errs = errors.Join(errs, err)
+		} else {
+			house = nil
+		}
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range entries {
+		e.dirty = true
+	}
+	l.house = l.house || house != nil
+	l.book.gone = append(stay, l.book.gone...)
 	return errs
 }

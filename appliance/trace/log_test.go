@@ -229,6 +229,70 @@ func TestFolderIsBounded(t *testing.T) {
 	}
 }
 
+// What could not be written or removed is tried again.
+func TestWritingGoesOnAfterAFailure(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "trace")
+	l := opened(t, dir)
+	add := func(n int) {
+		l.Add(Sighting{Time: time.Now(), MAC: fmt.Sprintf("02:00:00:00:00:%02x", n), What: "discover", Via: "pxe", Arch: 7})
+	}
+	add(0)
+	if err := l.write(writeMost); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i < 6; i++ {
+		add(i)
+	}
+	l.Add(Sighting{What: "malformed", Err: "no DHCP packet", IP: "10.77.0.66", Arch: -1})
+	first := l.book.starts[0].ID
+	l.book.drop(0)
+	// The folder is gone, and a file stands in its place.
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.write(writeMost); err == nil {
+		t.Fatal("no error")
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir+".away", dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.write(writeMost); err != nil {
+		t.Fatal(err)
+	}
+	k, err := Read(dir)
+	if err != nil || len(k.Starts) != 5 || len(k.House) != 1 {
+		t.Errorf("%d starts, %d lines of the house, %v", len(k.Starts), len(k.House), err)
+	}
+	for _, s := range k.Starts {
+		if s.ID == first {
+			t.Error("a start that was dropped is still there")
+		}
+	}
+}
+
+// A clock that was set back since: what comes now has room all the same.
+func TestStartsFromAClockThatWasAhead(t *testing.T) {
+	dir := t.TempDir()
+	l := opened(t, dir)
+	for i := range room[heard] {
+		l.Add(Sighting{Time: time.Now().Add(24*time.Hour + time.Duration(i)*time.Second), MAC: fmt.Sprintf("02:00:00:00:01:%02x", i), What: "discover", Via: "pxe", Arch: 7})
+	}
+	if err := l.write(maxFiles); err != nil {
+		t.Fatal(err)
+	}
+	l = opened(t, dir)
+	l.Add(Sighting{MAC: mac1, What: "discover", Via: "pxe", Arch: 7})
+	if l.book.newest[mac1] == nil {
+		t.Error("a PC that starts now is dropped at once")
+	}
+}
+
 func TestChanges(t *testing.T) {
 	l := opened(t, t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
