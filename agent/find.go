@@ -31,7 +31,7 @@ const (
 	searchRest = 3 * time.Second
 )
 
-const newStick = "make a new stick on this workshop's appliance: refurb payload usb"
+const newStick = "make a new stick on this workshop's appliance: sudo build/refurb payload usb"
 
 // join finds the appliance and asks it what a boot script would say. local means
 // that there is nothing to do here.
@@ -200,7 +200,7 @@ func (s *searching) verdict() screen.View {
 	default:
 		v.Kind = screen.Waiting
 		v.Detail = "nobody on this network says where the appliance is"
-		v.Next = "look whether the appliance runs and this PC's cable leads to its network; or make a stick that knows its address: refurb payload usb --url"
+		v.Next = "look whether the appliance runs and this PC's cable leads to its network; or make a stick that knows its address: sudo build/refurb payload usb --url"
 	}
 	if n := len(s.tried); n > 0 {
 		v.Lines = []string{fmt.Sprintf("%d tried, again in %v", n, searchRest)}

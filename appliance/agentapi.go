@@ -99,7 +99,7 @@ func (a *agentAPI) with(versioned bool, call func(echo.Context, string) error) e
 func (a *agentAPI) boot(c echo.Context) error {
 	if v := c.Request().Header.Get(wireHeader); v != strconv.Itoa(wire.Version) {
 		return refuse(c, http.StatusUpgradeRequired, "This stick speaks version “"+workshop.Text(v)+"” of the agents' language, this appliance version "+strconv.Itoa(wire.Version),
-			"Make a new stick: refurb payload usb")
+			"Make a new stick: sudo build/refurb payload usb")
 	}
 	var ask wire.BootAsk
 	err := read(c, wire.MaxMessage, &ask)

@@ -74,7 +74,7 @@ type loader struct {
 func open(root string) (*loader, error) {
 	f, err := os.Open(filepath.Join(root, IndexPath))
 	if err != nil {
-		return nil, fmt.Errorf("driver index: %w (the boot files are incomplete: run refurb payload build)", err)
+		return nil, fmt.Errorf("driver index: %w (the boot files are incomplete: run sudo build/refurb payload build)", err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, MaxIndex+1))

@@ -171,7 +171,7 @@ func bootFile(c Client, cfg Config, v View) (file, problem, err string) {
 	case v.Missing[f.file] && f.extra:
 		return "", ProblemArch, fmt.Sprintf("no boot file for %s: only PCs with x86 processors get the agent; to start others, put %s and what it loads into the folder payload/extra", f.name, f.file)
 	case v.Missing[f.file]:
-		return "", ProblemFile, fmt.Sprintf("no boot file for %s: %s is not there; run refurb payload build on the server", f.name, f.file)
+		return "", ProblemFile, fmt.Sprintf("no boot file for %s: %s is not there; run sudo build/refurb payload build on the server", f.name, f.file)
 	case c.HTTPBoot:
 		return cfg.base() + "/boot/" + f.file, "", ""
 	}

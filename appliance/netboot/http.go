@@ -130,7 +130,7 @@ func (s *Server) complete(k Kind) error {
 			f.Close()
 		}
 		if err != nil || size == 0 {
-			return fmt.Errorf("the boot file %s is missing: run refurb payload build on the server", name)
+			return fmt.Errorf("the boot file %s is missing: run sudo build/refurb payload build on the server", name)
 		}
 	}
 	return nil

@@ -108,7 +108,7 @@ type Payload struct {
 }
 
 // next is what to do about boot files that are missing or damaged.
-const next = "run refurb payload build"
+const next = "run sudo build/refurb payload build"
 
 // Damage says which boot file can't be used.
 type Damage struct {

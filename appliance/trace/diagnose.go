@@ -166,7 +166,8 @@ func (f *facts) noBootFile() *Finding {
 	if l == nil || f.reached() > Firmware {
 		return nil
 	}
-	return f.finding("no-boot-file", Failure, "Why", l.Err).because(f, func(l *Line) bool { return l.Problem == "file" })
+	why, _, _ := strings.Cut(l.Err, "; run ") // what to do is the finding's to say
+	return f.finding("no-boot-file", Failure, "Why", why).because(f, func(l *Line) bool { return l.Problem == "file" })
 }
 
 func (f *facts) archName() string {

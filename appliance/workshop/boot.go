@@ -90,7 +90,7 @@ func (r *Registry) Boot(ctx context.Context, s Start) (kind StartKind, token str
 func (r *Registry) StickBoot(ctx context.Context, ask wire.BootAsk) (wire.BootAnswer, error) {
 	if key := r.cfg.Key; key != nil && ask.Key != base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey)) {
 		return wire.BootAnswer{}, &Refusal{Kind: Conflict, Message: "This stick carries another key for images than this appliance signs with",
-			Next: "Make a new stick: refurb payload usb"}
+			Next: "Make a new stick: sudo build/refurb payload usb"}
 	}
 	kind, token, err := r.Boot(ctx, Start{MAC: ask.MAC, UUID: ask.UUID, Stick: true})
 	return wire.BootAnswer{Local: kind == StartDisk, Shell: kind == StartShell, Token: token}, err

@@ -47,7 +47,7 @@ fi
 echo
 echo "============================================================"
 echo "This PC could not read the stick. Use another socket, or make"
-echo "the stick anew: refurb payload usb, on the workshops server."
+echo "the stick anew: sudo build/refurb payload usb, on the workshops server."
 echo "It starts again by itself in 30 seconds."
 echo "============================================================"
 sleep 30
@@ -58,7 +58,7 @@ reboot
 const stickText = "This stick starts a PC for Refurb, beside its network: it finds the workshop's\r\n" +
 	"server by itself and then does what a start from the network does. It holds no\r\n" +
 	"system to install and nothing secret. It works with the server that made it;\r\n" +
-	"make a new one after the server was updated: refurb payload usb\r\n"
+	"make a new one after the server was updated: sudo build/refurb payload usb\r\n"
 
 // BuildStick writes the image and says the stick's GUID. The same input gives the
 // same bytes.

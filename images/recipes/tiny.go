@@ -105,7 +105,7 @@ func bootFile(o Options, name string) ([]byte, error) {
 	}
 	b, err := os.ReadFile(filepath.Join(o.Boot, name))
 	if err != nil {
-		return nil, fmt.Errorf("boot files: %w (run \"refurb payload build\" first)", err)
+		return nil, fmt.Errorf("boot files: %w (run \"sudo build/refurb payload build\" first)", err)
 	}
 	return b, nil
 }

@@ -52,7 +52,7 @@ func (c *restoreCmd) Run(ctx context.Context) error {
 		fmt.Printf("those that were there are now %s\n", done.Aside)
 	}
 	if done.Keys {
-		fmt.Println("the keys are back too; build the boot files again with `refurb payload build`")
+		fmt.Println("the keys are back too; build the boot files again with `sudo build/refurb payload build`")
 	}
 	if len(done.Found) == 0 {
 		return nil
@@ -74,7 +74,7 @@ func (c *keyRotateCmd) Run(ctx context.Context) error {
 		if err := appliance.RotateTLS(c.Data); err != nil {
 			return err
 		}
-		fmt.Println("the agents' API has a new key. Build the boot files again with `refurb payload build`.")
+		fmt.Println("the agents' API has a new key. Build the boot files again with `sudo build/refurb payload build`.")
 		return nil
 	}
 	keys, n, err := appliance.RotateKey(ctx, c.Data, actorConsole)
@@ -82,6 +82,6 @@ func (c *keyRotateCmd) Run(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("the signing key is now %s\n", audit.KeyText(keys.Signing.Public().(ed25519.PublicKey)))
-	fmt.Printf("%d images were signed again. Build the boot files again with `refurb payload build`, publish the new key and the newest checkpoints, and make a backup with the keys.\n", n)
+	fmt.Printf("%d images were signed again. Build the boot files again with `sudo build/refurb payload build`, publish the new key and the newest checkpoints, and make a backup with the keys.\n", n)
 	return nil
 }

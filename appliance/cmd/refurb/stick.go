@@ -21,7 +21,7 @@ import (
 type payloadUSBCmd struct {
 	dataFlag
 	Out    string `help:"File to write." default:"refurb-stick.img" type:"path"`
-	URL    string `name:"url" help:"The appliance's fixed address, such as https://10.77.0.1:8443, for networks where PCs can't find it; they try it first."`
+	URL    string `name:"url" help:"The appliance's fixed address, such as https://10.77.0.1:8443, for networks where PCs can't find it; they try it as well."`
 	Cache  string `help:"Folder for downloads, kept between runs; without it DATA/cache." type:"path"`
 	Mirror string `help:"Debian's mirror, ending in /debian; without it the machine's own." env:"DEBIAN_MIRROR"`
 }
@@ -78,7 +78,7 @@ Starts BIOS, UEFI x64 (Secure Boot on or off) and UEFI IA32 (Secure Boot off).
    LOOK TWICE: dd asks nothing, and a wrong name overwrites another disk.
 4. On the PC choose the stick in the boot menu (F12, F9, F8 or Esc). As soon as the
    PC shows its number, the stick may go into the next one.
-5. Make a new one after "refurb payload build" has changed something.
+5. Make a new one after "sudo build/refurb payload build" has changed something.
 `
 
 // fixedAddress checks an operator's address: the PC has no name service.
