@@ -79,7 +79,7 @@ func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (w
 		d.documents = append(d.documents, Document{Hash: evidence, JSON: doc})
 		r.shows(d, dev, &rep)
 		r.saw(d, dev, &rep)
-		dev.Report, dev.Seen = rep, d.now
+		dev.Report, dev.Seen, dev.Latest, dev.Unsure = rep, d.now, "", false
 		if macs := permanentMACs(&rep); len(macs) > 0 {
 			dev.MACs = macs
 		}

@@ -50,8 +50,7 @@ func unfit(dev *Device, back map[string]bool, jobs []*Job, elsewhere func(*wire.
 		switch {
 		case there.in != 0 && ours:
 			return no(fmt.Sprintf("The disk that was imaged was seen in PC %d since", there.in), "Put it back and start this PC from the network once, or image it again")
-		case there.in != 0:
-			continue
+		case there.in != 0: // it may as well be another disk of the same number that is there
 		case there.wrote != nil && ours:
 			return no("The disk "+d.Path+" was erased or written in another PC after it was imaged", "Image it again")
 		case there.wrote != nil && !there.wrote.State.Proved() && there.wrote.State != Erased:
@@ -60,6 +59,9 @@ func unfit(dev *Device, back map[string]bool, jobs []*Job, elsewhere func(*wire.
 		last := slices.IndexFunc(wrote, func(j *Job) bool { return j.Approval.is(d.DiskID) })
 		switch {
 		case last < 0 && (d.Class == wire.ClassBlank || d.Class == wire.ClassOurs):
+		case there.in != 0 && (last < 0 || !wrote[last].State.Proved() && wrote[last].State != Erased):
+			return no(fmt.Sprintf("A disk with the numbers of %s was seen in PC %d since: whether it is still in this one is not known", d.Path, there.in),
+				"Start this PC from the network once")
 		case last < 0:
 			return no("The disk "+d.Path+" holds something and was neither erased nor imaged", "Erase it, or take it out and start the PC from the network once")
 		case ours:
@@ -79,12 +81,15 @@ func unfit(dev *Device, back map[string]bool, jobs []*Job, elsewhere func(*wire.
 
 // unfit says why a device may not be given to anybody, in face of all that is known.
 func (r *Registry) unfit(dev *Device) error {
+	if dev.Unsure {
+		return &Refusal{Kind: Conflict, Message: "Under which of its numbers this PC was seen last is not known, nor what is in it now", Next: "Start this PC from the network once"}
+	}
 	back := map[string]bool{}
 	for _, v := range r.group(dev.ID) {
 		back[v.Back] = v.Back != ""
 	}
 	now := *dev
-	now.Report = r.lastReport(dev)
+	now.Report = r.shownBy(dev).Report
 	dev = &now
 	return unfit(dev, back, r.jobsOf(dev.ID), func(d *wire.Disk) away { return r.awayOf(dev, d) })
 }

@@ -88,6 +88,7 @@ func TestUnfitElsewhere(t *testing.T) {
 		"nothing":                         {nil, ""},
 		"the imaged one is elsewhere":     {map[string]away{"/dev/sda": {in: 14}}, "seen in PC 14 since"},
 		"another one is elsewhere":        {map[string]away{"/dev/sdb": {in: 14}}, ""},
+		"data: one of its number there":   {map[string]away{"/dev/sdb": {in: 14}}, "Start this PC from the network once"},
 		"it was erased elsewhere":         {map[string]away{"/dev/sda": {wrote: there(Erased, a)}}, "in another PC after it was imaged"},
 		"another was erased elsewhere":    {map[string]away{"/dev/sdb": {wrote: there(Erased, b)}}, ""},
 		"another was half erased there":   {map[string]away{"/dev/sdb": {wrote: there(JobFailed, b)}}, "did not end well"},
@@ -95,6 +96,10 @@ func TestUnfitElsewhere(t *testing.T) {
 		"a bad one that is not here now":  {map[string]away{"/dev/sdb": {in: 14, wrote: there(JobFailed, b)}}, ""},
 		"the imaged one was erased there": {map[string]away{"/dev/sda": {in: 14, wrote: there(Erased, a)}}, "seen in PC 14 since"},
 	} {
+		b := b
+		if strings.HasPrefix(name, "data:") {
+			b.Class = wire.ClassData
+		}
 		dev := &Device{Report: wire.Report{Disks: []wire.Disk{a, b}}}
 		err := unfit(dev, nil, []*Job{imaged}, func(d *wire.Disk) away { return c.away[d.Path] })
 		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {

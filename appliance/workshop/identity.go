@@ -232,7 +232,7 @@ func match(rep identity, known []candidate, void map[string]bool) (found string,
 		if other == 0 && disk && same < enough && slices.ContainsFunc(k.keys(), func(key string) bool { return void[key] && slices.Contains(rep.keys(), key) }) {
 			same += enough
 		}
-		bare := same == 4 && other == 0 && rep.uuid == k.uuid && rep.uuid != ""
+		bare := same == 4 && other == 0 && rep.uuid == k.uuid && rep.uuid != "" && !void["uuid "+rep.uuid]
 		score := 2 * (same - other)
 		if disk {
 			score++

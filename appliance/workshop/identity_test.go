@@ -134,6 +134,15 @@ func TestSwapUUID(t *testing.T) {
 	}
 }
 
+// A UUID that people found on two boards doesn't make one doubt who a card is of.
+func TestMatchVoidUUID(t *testing.T) {
+	a := identity{uuid: uuidA, macs: []string{macA}, disks: []string{"one"}}
+	b := identity{uuid: uuidA, macs: []string{macA}, disks: []string{"other"}}
+	if id, doubt := match(b, []candidate{{a, "a"}}, map[string]bool{"uuid " + uuidA: true}); id != "a" {
+		t.Fatalf("%q %+v", id, doubt)
+	}
+}
+
 // Matching doesn't depend on the order of what is known, and what is found
 // agrees in something.
 func FuzzMatch(f *testing.F) {

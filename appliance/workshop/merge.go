@@ -40,6 +40,9 @@ func (r *Registry) AsMerged(keep, gone string) (Merging, error) {
 	return m, nil
 }
 
+// maxGroup bounds how many records may be one PC. Papers read no more.
+const maxGroup = 17
+
 // left are the states of what is no longer in the house.
 func (s DeviceState) left() bool {
 	return s == HandedOut || s == Recycled || s == ReturnedDonor
@@ -54,6 +57,8 @@ func (r *Registry) mergeable(keep, gone *Device) *Refusal {
 	switch k, g := keep.State, gone.State; {
 	case keep.ID == gone.ID:
 		return &Refusal{Kind: Invalid, Message: "That is the same record", Next: "Choose another one"}
+	case len(r.group(keep.ID))+len(r.group(gone.ID)) > maxGroup:
+		return no("Take those out again that are other PCs", "There would be more than %d records in one", maxGroup)
 	case b != nil && b.State.Live() && a != nil && a.State.Live():
 		return no("Wait until one of them is done, or cancel it", "A job waits or runs under both numbers")
 	case b != nil && b.State.Live():
@@ -98,11 +103,27 @@ func (r *Registry) Merge(ctx context.Context, actor, keep, gone, reason string) 
 		}
 		k, g := d.device(keep), d.device(gone)
 		was := g.State
+		jobA, jobB := r.newest(keep), r.newest(gone)
 		g.Into, g.Was, g.State, g.KeptJob = keep, was, Merged, k.Job
+		if jobA != nil && jobA.State.Live() {
+			g.KeptJob = "" // what it does, it does to both
+		}
+		if (was == DeviceLost || was.left()) && jobB != nil {
+			g.Back = jobB.ID // nobody knows what was done to its disks while it was away
+		}
+		// Jobs are in their order whatever the clock said. Where the two disagree, one
+		// of them has reported since without a job, or the clock was wrong.
+		later := jobB != nil && (jobA == nil || r.order[jobB.ID] > r.order[jobA.ID])
+		k.Unsure = a.Unsure || b.Unsure || later != r.shownBy(b).Seen.After(r.shownBy(a).Seen)
+		if later {
+			k.Latest = gone
+		}
+		// What was asked for under either number was not asked of what they are now.
+		k.Again, k.AgainBy, k.Wait = false, "", false
 		g.Again, g.AgainBy, g.Wait = false, "", false
 		k.Absorbed = append(slices.Clone(k.Absorbed), gone)
-		for h, boot := range r.boots { // its agents have to start anew, as the other one
-			if r.root(boot.Device) == gone {
+		for h, boot := range r.boots { // their agents have to start anew, as the one; only work goes on
+			if root := r.root(boot.Device); root == gone || root == keep && !r.inUse(boot) {
 				d.forget = append(d.forget, h)
 			}
 		}
@@ -215,9 +236,21 @@ func (r *Registry) release(d *draft, v *Device, record, reason, actor string) (*
 	// What was done since the merge may have been done to either.
 	if since {
 		o.Back = v.Job
+		if j := r.newestIn(r.group(record)); j != nil {
+			n.Back = j.ID
+		}
+	}
+	switch {
+	case len(o.Absorbed) == 0:
+		o.Latest, o.Unsure = "", false
+	case o.Latest == record:
+		o.Latest, o.Unsure = "", true
 	}
 	r.partingLines(d, o, n, "", reason, actor, string(Merged), string(state))
 	r.unready(d, o, actor)
+	if since {
+		r.unready(d, n, actor)
+	}
 	return n, nil
 }
 

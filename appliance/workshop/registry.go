@@ -389,9 +389,11 @@ func (d *draft) step(j *Job, to JobState, actor string, e Event) error {
 func newID() string { return rand.Text() }
 
 // newest job of a device and of the records that were merged into it, or nil.
-func (r *Registry) newest(device string) *Job {
+func (r *Registry) newest(device string) *Job { return r.newestIn(r.group(r.root(device))) }
+
+func (r *Registry) newestIn(group []*Device) *Job {
 	var last *Job
-	for _, v := range r.group(r.root(device)) {
+	for _, v := range group {
 		if j := r.jobs[v.Job]; j != nil && (last == nil || r.order[j.ID] > r.order[last.ID]) {
 			last = j
 		}
@@ -432,15 +434,13 @@ func (r *Registry) group(root string) []*Device {
 	return all
 }
 
-// lastReport is what a device said of itself last, under whichever number.
-func (r *Registry) lastReport(dev *Device) wire.Report {
-	last := dev
-	for _, v := range r.group(dev.ID) {
-		if v.Seen.After(last.Seen) {
-			last = v
-		}
+// shownBy is the record of a group under which the last report came: its own, or
+// that of one which was merged into it and which it has not reported since.
+func (r *Registry) shownBy(dev *Device) *Device {
+	for v := r.devices[dev.Latest]; v != nil; v = r.devices[dev.Latest] {
+		dev = v
 	}
-	return last.Report
+	return dev
 }
 
 // roots are the records that a key of an identity leads to.

@@ -80,6 +80,8 @@ type Ties struct {
 	Was      DeviceState `json:"state_before_merge,omitempty"` // its state until then
 	KeptJob  string      `json:"kept_job,omitempty"`           // the newest job under the kept record's number then
 	Absorbed []string    `json:"absorbed,omitempty"`           // records that were merged into this one
+	Latest   string      `json:"latest,omitempty"`             // one of these, if the newest report came under it
+	Unsure   bool        `json:"latest_unsure,omitempty"`      // nobody knows under which; until the next one
 	Apart    []string    `json:"apart,omitempty"`              // records of other PCs, as people have said
 	Faces    []Face      `json:"faces,omitempty"`              // how it has shown itself, oldest first
 	Doubts   []Doubt     `json:"doubts,omitempty"`             // what people have to decide

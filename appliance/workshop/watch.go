@@ -200,7 +200,7 @@ func (r *Registry) deviceView(d *Device) DeviceView {
 		v.Numbers = append(v.Numbers, m.Number)
 	}
 	if len(v.Numbers) > 0 {
-		v.Report = r.lastReport(d)
+		v.Report = r.shownBy(d).Report
 	}
 	if p.heard.After(v.Seen) {
 		v.Seen = p.heard.UTC()
