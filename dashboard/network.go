@@ -3,7 +3,6 @@ package dashboard
 import (
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -47,15 +46,14 @@ func netOf(n Network, ok bool) *netLine {
 	}
 	l := &netLine{Needs: n.Needs}
 	say := func(id string, pairs ...any) { l.Says = append(l.Says, Say{ID: id, Pairs: pairs}) }
-	givers := strings.Join(n.Givers, ", ")
 	id, known := netWords[n.Why]
 	if !known {
 		l.Says = append(l.Says, Say{Text: n.Text})
 		return l
 	}
-	say(id, "Others", givers)
+	say(id, "Others", n.Givers)
 	if n.Apart {
-		say("net.apart", "Others", givers, "Own", n.Own)
+		say("net.apart", "Others", n.Givers, "Own", n.Own)
 	}
 	if len(n.Givers) > 1 && n.Why != "clash" {
 		say("net.several")
@@ -64,7 +62,7 @@ func netOf(n Network, ok bool) *netLine {
 		say("net.twin", "Own", n.Own)
 	}
 	if len(n.Boots) > 0 {
-		say("net.boots", "Others", strings.Join(n.Boots, ", "))
+		say("net.boots", "Others", n.Boots)
 	}
 	return l
 }

@@ -102,14 +102,14 @@ func (l *languages) byTag(tag string) (*words, bool) {
 
 // T says a message. What follows is pairs of a name and its value; a string
 // value is wrapped in isolation marks, so that a serial in an Arabic sentence
-// keeps its order.
+// keeps its order. A list of strings is joined as the language does.
 func (w *words) T(id string, pairs ...any) string {
-	return w.say(&i18n.LocalizeConfig{MessageID: id, TemplateData: data(pairs)})
+	return w.say(&i18n.LocalizeConfig{MessageID: id, TemplateData: w.data(pairs)})
 }
 
 // N says a message about n things in the right plural; the message may use N.
 func (w *words) N(id string, n int, pairs ...any) string {
-	m := data(pairs)
+	m := w.data(pairs)
 	m["N"] = n
 	return w.say(&i18n.LocalizeConfig{MessageID: id, PluralCount: n, TemplateData: m})
 }
@@ -124,17 +124,26 @@ func (w *words) say(c *i18n.LocalizeConfig) string {
 	return s
 }
 
-func data(pairs []any) map[string]any {
+func (w *words) data(pairs []any) map[string]any {
 	m := map[string]any{}
 	for i := 0; i+1 < len(pairs); i += 2 {
 		v := pairs[i+1]
-		if s, ok := v.(string); ok {
-			v = "\u2068" + s + "\u2069"
+		switch s := v.(type) {
+		case string:
+			v = isolated(s)
+		case []string:
+			list := make([]string, len(s))
+			for i := range s {
+				list[i] = isolated(s[i])
+			}
+			v = strings.Join(list, w.T("list.comma"))
 		}
 		m[fmt.Sprint(pairs[i])] = v
 	}
 	return m
 }
+
+func isolated(s string) string { return "\u2068" + s + "\u2069" }
 
 // number with at most one digit behind the point, in Latin digits everywhere.
 func (w *words) number(f float64) string {
