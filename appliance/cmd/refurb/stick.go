@@ -38,6 +38,9 @@ func (c *payloadUSBCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if err := writable(c.Out); err != nil {
+		return err
+	}
 	if st, err := os.Stat(c.Out); err == nil && !st.Mode().IsRegular() {
 		return fmt.Errorf("%s is no file: this writes an image only, which you then put on the stick you have looked at", c.Out)
 	}
@@ -81,6 +84,19 @@ Starts BIOS, UEFI x64 (Secure Boot on or off) and UEFI IA32 (Secure Boot off).
 5. Make a new one after "sudo build/refurb payload build" has changed something.
 `
 
+// writable tries the folder before the work is done, not after it.
+func writable(out string) error {
+	dir := filepath.Dir(out)
+	f, err := os.CreateTemp(dir, ".refurb-stick-*")
+	if err == nil {
+		err = errors.Join(f.Close(), os.Remove(f.Name()))
+	}
+	if err != nil {
+		return fmt.Errorf("can't write to %s: %w (another place: --out FILE)", dir, err)
+	}
+	return nil
+}
+
 // fixedAddress checks an operator's address: the PC has no name service.
 func fixedAddress(s string) error {
 	u, err := url.Parse(s)
@@ -88,7 +104,9 @@ func fixedAddress(s string) error {
 		err = errors.New("no https://ADDRESS:PORT")
 	}
 	if err == nil {
-		_, err = netip.ParseAddr(u.Hostname())
+		if _, bad := netip.ParseAddr(u.Hostname()); bad != nil {
+			return fmt.Errorf("--url %q: say the agents' address by number and port, such as https://10.77.0.1:8443: the PC has no name service", s)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("--url %q: say the agents' address by number and port, such as https://10.77.0.1:8443: %w", s, err)

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -26,7 +30,13 @@ type traceCmd struct {
 const followEvery = 500 * time.Millisecond
 
 func (c *traceCmd) Run(ctx context.Context) error {
-	pc := strings.ToLower(strings.ReplaceAll(c.PC, "-", ":"))
+	pc, err := named(c.PC)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(c.Data); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no data folder %s: another one is given with --data", c.Data)
+	}
 	kept, err := c.read()
 	if err != nil {
 		return err
@@ -46,6 +56,9 @@ func (c *traceCmd) Run(ctx context.Context) error {
 	if !c.Follow {
 		return nil
 	}
+	if len(starts) == 0 {
+		fmt.Fprintf(os.Stderr, "waiting for %s\n", cmp.Or(c.PC, "the first PC"))
+	}
 	seen := newFollower(starts)
 	for {
 		select {
@@ -58,6 +71,19 @@ func (c *traceCmd) Run(ctx context.Context) error {
 		}
 		seen.show(os.Stdout, theirs(kept.Starts, pc), time.Now())
 	}
+}
+
+// named is how a PC is looked for: its number, or its network address as it is
+// written down.
+func named(pc string) (string, error) {
+	if n, err := strconv.Atoi(pc); pc == "" || err == nil && n > 0 {
+		return pc, nil
+	}
+	mac, err := net.ParseMAC(pc)
+	if err != nil || len(mac) != 6 {
+		return "", fmt.Errorf("%q is neither a PC's number nor a network address such as 52:54:00:12:34:56", pc)
+	}
+	return mac.String(), nil
 }
 
 func (c *traceCmd) read() (trace.Kept, error) {
