@@ -17,6 +17,7 @@ import (
 type bench struct {
 	dir      string // in memory
 	pc       string // the program that is a PC
+	profile  string // folder for its profiles; empty: none
 	memory   int    // MiB of frames that a PC may hold
 	streams  int    // connections of a PC to the appliance
 	lan      *lan

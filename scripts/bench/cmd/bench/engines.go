@@ -28,6 +28,9 @@ func own(name string, share bool) engine {
 		args := []string{"exec", b.pc,
 			"-manifest", p.manifest, "-frames", server + "/images/" + p.root + "/frames",
 			"-disk", b.drives[i].path, "-job", fmt.Sprint("pc", i+1), "-memory", fmt.Sprint(b.memory), "-streams", fmt.Sprint(b.streams)}
+		if b.profile != "" {
+			args = append(args, "-profile", b.profile)
+		}
 		if share {
 			args = append(args, "-share", server+"/v1/share", "-listen", b.lan.pcs[i].ip+":0", "-mbit", fmt.Sprint(b.now.mbit))
 		}

@@ -178,10 +178,14 @@ func tell(w io.Writer, o options, b *bench, tests []*test, all map[string][]resu
 	clean, whyClean := t.of(big, median)
 	s, why = t.of("faults", median)
 	t.say("faults_median_x_clean", "x", s.by(clean.mid), why, whyClean)
-	s, why = t.of(big, func(r result) float64 {
+	cpu := func(r result) float64 {
 		return r.cpu.Seconds() / (float64(m.Bytes) / (1 << 30) * float64(len(r.pcs)))
-	})
+	}
+	bare, whyBare := t.of("limit-cpu", cpu)
+	t.say("limit_cpu_s_per_gib", "s/GiB", bare, whyBare)
+	s, why = t.of(big, cpu)
 	t.say("agent_cpu_s_per_gib", "s/GiB", s, why)
+	t.say("agent_cpu_x_limit", "x", s.by(bare.mid), why, whyBare)
 	s, why = t.of(big, func(r result) float64 {
 		var rss int64
 		for _, p := range r.pcs {

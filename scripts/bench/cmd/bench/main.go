@@ -48,6 +48,7 @@ func exit(err error) {
 
 type options struct {
 	out, pc         string
+	profile         string
 	runs            int
 	pcs             []int
 	full, zero      int
@@ -75,6 +76,7 @@ func parse(args []string) (o options, err error) {
 	fs.IntVar(&o.memory, "memory", 128, "MiB of frames that a PC holds: the budget of one with 2 GiB")
 	fs.IntVar(&o.streams, "streams", 1, "connections of one PC to the appliance; the agent has one")
 	fs.StringVar(&o.only, "only", "", "only tests whose names contain one of these, comma-separated")
+	fs.StringVar(&o.profile, "profile", "", "folder for profiles of the PCs' processor time: for work on the agent, they cost some")
 	fs.BoolVar(&o.anyway, "anyway", false, "print figures although the machine was busy: for work on the bench itself")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -97,7 +99,15 @@ func parse(args []string) (o options, err error) {
 
 // measure sets the lab up, runs all tests in rounds and prints the figures.
 func measure(ctx context.Context, o options) error {
-	for _, path := range []*string{&o.out, &o.pc} {
+	if o.profile != "" {
+		if err := os.MkdirAll(o.profile, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, path := range []*string{&o.out, &o.pc, &o.profile} {
+		if *path == "" {
+			continue
+		}
 		abs, err := filepath.Abs(*path)
 		if err != nil {
 			return err
@@ -112,7 +122,7 @@ func measure(ctx context.Context, o options) error {
 	if err := furnish(dir); err != nil {
 		return err
 	}
-	b := &bench{dir: dir, pc: o.pc, memory: o.memory, streams: o.streams, throttle: openThrottle(os.Getenv(inside)), rand: rand.New(rand.NewPCG(o.seed, 1))}
+	b := &bench{dir: dir, pc: o.pc, profile: o.profile, memory: o.memory, streams: o.streams, throttle: openThrottle(os.Getenv(inside)), rand: rand.New(rand.NewPCG(o.seed, 1))}
 	var err error
 	if b.lan, err = newLan(most); err != nil {
 		return err

@@ -31,6 +31,7 @@ func plan(o options, b *bench, small *picture, tools peers) []*test {
 	}
 	add("limit-write", write1, 1, few, disk)
 	add("limit-read", read1, 1, few, disk)
+	add("limit-cpu", bare1, 1, few, disk)
 	add("one", refurb, 1, o.runs, disk)
 	for _, n := range o.pcs {
 		add(fmt.Sprint("batch", n), refurb, n, o.runs, link)
@@ -70,12 +71,16 @@ func plan(o options, b *bench, small *picture, tools peers) []*test {
 }
 
 // The lab's own limits, with the plainest tools: one HTTP download to nowhere,
-// one dd to the disk and one from it.
+// one dd to the disk and one from it, and what a processor has to do for one
+// image at the least.
 var (
 	wire1  = engine{name: "wire", file: true, line: timed(func(b *bench, i int) string { return "curl -sf -o " + b.got(i) + " " + server + "/files/frames" })}
 	write1 = engine{name: "write", blind: true, line: timed(func(b *bench, i int) string {
 		return fmt.Sprintf("dd if=/dev/zero of=%s bs=4M count=%d oflag=direct conv=fsync", b.drives[i].path, len(b.picture.m.Frames))
 	})}
+	bare1 = engine{name: "bare", blind: true, line: func(b *bench, p *picture, i int) string {
+		return timed(func(b *bench, _ int) string { return b.pc + " -manifest " + p.manifest + " -bare " + p.frames })(b, p, i)
+	}}
 	read1 = engine{name: "read", blind: true, line: timed(func(b *bench, i int) string {
 		return fmt.Sprintf("dd if=%s of=/dev/null bs=4M iflag=direct", b.drives[i].path)
 	})}
