@@ -69,9 +69,9 @@ check: $(WEB) ## gofmt, vet, staticcheck, import rules
 	$(GO) test ./scripts/arch
 
 test: setup build check ## everything that must hold, end to end included
-	$(GO) test -race -timeout 15m ./...
+	$(GO) test -race -timeout 25m ./...
 	$(GO) test ./scripts/campaign
-	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -parallel 3 -timeout 24m -count=1 -v ./scripts/e2e -dir $(abspath $(BUILD))
+	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -parallel 3 -timeout 45m -count=1 -v ./scripts/e2e -dir $(abspath $(BUILD))
 
 e2e-full: setup build ## the whole boot matrix and more, hours; and 2,400 runs in which something goes wrong
 	cd scripts/campaign && $(GO) test -count=1 -timeout 60m -run '^TestCampaign$$' -args -runs 2400

@@ -137,7 +137,7 @@ func (c *cable) asking(mac string, times int) *nclient4.Client {
 	var cl *nclient4.Client
 	c.inside(func() error {
 		var err error
-		cl, err = nclient4.New(c.pc, nclient4.WithHWAddr(hw), nclient4.WithTimeout(time.Second), nclient4.WithRetry(times))
+		cl, err = nclient4.New(c.pc, nclient4.WithHWAddr(hw), nclient4.WithTimeout(3*time.Second), nclient4.WithRetry(times))
 		return err
 	})
 	c.Cleanup(func() { cl.Close() })

@@ -172,7 +172,7 @@ func open(t *testing.T, args ...string) *shop {
 // openBeside does so after something else was put on the switch.
 func openBeside(t *testing.T, before func(*shop), args ...string) *shop {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	t.Cleanup(cancel)
 	// Not t.TempDir: a unix socket's path has to be short, and a failed test
 	// keeps its logs.
