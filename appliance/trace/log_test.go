@@ -162,14 +162,18 @@ func TestFolder(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- l.Run(ctx) }()
+		l.mu.Lock() // Run writes beside us
 		play(t, l.book, kernel+"16 begin file=initrd")
+		l.mu.Unlock()
 		l.Add(Sighting{What: "malformed", Err: "no DHCP packet", IP: "10.77.0.66", Arch: -1})
 		time.Sleep(2 * time.Second)
 		beside, err := Read(dir)
 		if err != nil || len(beside.Starts) != 1 || len(beside.House) != 1 {
 			t.Fatalf("beside the running one: %+v, %v", beside, err)
 		}
+		l.mu.Lock()
 		play(t, l.book, "100 discover via=pxe\n100 offer via=pxe")
+		l.mu.Unlock()
 		cancel()
 		<-done
 
