@@ -52,12 +52,17 @@ func Run(ctx context.Context, cfg Config) (wire.Outcome, error) {
 		return a.work(ctx, b.Report(ctx))
 	}
 	a.show(screen.View{Kind: screen.Working, Title: "Starting", Detail: "loading drivers", Percent: -1})
+	var ports link.Ports
+	rising, risen := context.WithCancel(ctx)
+	defer risen()
+	go ports.Raise(rising)
 	found, err := drivers.Load(ctx, "/")
+	risen()
 	if err != nil {
 		a.log.Error("drivers", "err", err) // what the kernel has built in may do
 	}
 	wait := noNetwork{show: a.show, gaps: found.Gaps, last: time.Now(), load: func(ctx context.Context) (drivers.Result, error) { return drivers.Load(ctx, "/") }}
-	lease, err := link.Up(ctx, cfg.MAC, a.log, func(what string) { wait.says(ctx, what) })
+	lease, err := ports.Up(ctx, cfg.MAC, a.log, func(what string) { wait.says(ctx, what) })
 	if err != nil {
 		return wire.Outcome{}, fmt.Errorf("no network: %w", err)
 	}

@@ -106,7 +106,7 @@ func (l *loader) load(ctx context.Context) (Result, error) {
 	for {
 		seq := l.uevents()
 		before := len(l.res.Loaded)
-		for _, d := range l.devices() {
+		for _, d := range cardsFirst(l.devices()) {
 			if asked[d.modalias] {
 				continue
 			}
@@ -128,6 +128,20 @@ func (l *loader) load(ctx context.Context) (Result, error) {
 	}
 	l.res.Gaps = l.gaps()
 	return l.res, nil
+}
+
+// cardsFirst: a network card needs seconds for its cable, which the other drivers
+// can use.
+func cardsFirst(all []device) []device {
+	var first, rest []device
+	for _, d := range all {
+		if strings.HasPrefix(d.modalias, "pci:") && strings.Contains(d.modalias, "bc02sc") {
+			first = append(first, d)
+		} else {
+			rest = append(rest, d)
+		}
+	}
+	return append(first, rest...)
 }
 
 // settle waits for late USB devices if this run has started a host controller.

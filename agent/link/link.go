@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -43,14 +44,37 @@ const (
 	NoCable = "waiting for the network cable"
 )
 
+// Ports are the sockets of the PC's network cards. The zero value is ready.
+type Ports struct {
+	mu        sync.Mutex
+	on, cable map[int]time.Time // by card: when it was switched on, when it had its cable
+}
+
+// Raise switches cards on as they appear, until ctx ends. At both ends of a cable
+// it takes seconds to agree on a speed, which may as well pass while drivers load.
+func (p *Ports) Raise(ctx context.Context) {
+	for {
+		_, _ = p.cards() // Up tells what goes wrong
+		select {
+		case <-time.After(poll / 5):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Up is Ports.Up with cards that nobody has looked at.
+func Up(ctx context.Context, mac net.HardwareAddr, log *slog.Logger, say func(what string)) (*Lease, error) {
+	return new(Ports).Up(ctx, mac, log, say)
+}
+
 // Up waits for a cable and an address, as long as ctx lasts. mac is the card
 // that the PC booted from; with nil every card is tried. say is told what it
 // waits for.
-func Up(ctx context.Context, mac net.HardwareAddr, log *slog.Logger, say func(what string)) (*Lease, error) {
+func (p *Ports) Up(ctx context.Context, mac net.HardwareAddr, log *slog.Logger, say func(what string)) (*Lease, error) {
 	start := time.Now()
-	on, cable := map[int]time.Time{}, map[int]time.Time{} // by card: when it was switched on, when it had its cable
 	for {
-		cards, err := cards()
+		cards, err := p.cards()
 		if err != nil {
 			return nil, err
 		}
@@ -61,18 +85,12 @@ func Up(ctx context.Context, mac net.HardwareAddr, log *slog.Logger, say func(wh
 		case len(ready) == 0:
 			say(NoCable)
 		}
-		for _, l := range cards {
-			mark(on, l)
-			if l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
-				mark(cable, l)
-			}
-		}
 		for _, l := range ready {
 			say("asking for an address on " + l.Attrs().Name)
 			lease, err := ask(ctx, l)
 			if err == nil {
 				lease.log = log
-				lease.Carrier, lease.Waited = cable[lease.index].Sub(on[lease.index]), time.Since(cable[lease.index])
+				lease.Carrier, lease.Waited = p.times(lease.index, start)
 				return lease, nil
 			}
 			if ctx.Err() != nil {
@@ -88,11 +106,38 @@ func Up(ctx context.Context, mac net.HardwareAddr, log *slog.Logger, say func(wh
 	}
 }
 
-// mark notes the first time.
-func mark(at map[int]time.Time, l netlink.Link) {
-	if i := l.Attrs().Index; at[i].IsZero() {
-		at[i] = time.Now()
+// cards lists the cards and notes the first time that each was seen on, and with a
+// cable.
+func (p *Ports) cards() ([]netlink.Link, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all, err := cards()
+	if p.on == nil {
+		p.on, p.cable = map[int]time.Time{}, map[int]time.Time{}
 	}
+	now := time.Now()
+	for _, l := range all {
+		i := l.Attrs().Index
+		if p.on[i].IsZero() {
+			p.on[i] = now
+		}
+		if p.cable[i].IsZero() && l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
+			p.cable[i] = now
+		}
+	}
+	return all, err
+}
+
+// times of a card: from switching it on until it had a cable, and from then, or
+// from when an address was first wanted, until now.
+func (p *Ports) times(index int, wanted time.Time) (carrier, waited time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cable := p.cable[index]
+	if wanted.Before(cable) {
+		wanted = cable
+	}
+	return cable.Sub(p.on[index]), time.Since(wanted)
 }
 
 // cards lists wired network cards and switches them on, which is what makes

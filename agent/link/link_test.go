@@ -136,6 +136,58 @@ func inside(t *testing.T, f func(t *testing.T, w *workshop)) {
 	<-done
 }
 
+// A card that comes while drivers load is switched on at once, and the time that
+// its cable took is told from then; what drivers took is no wait for an address.
+func TestRaise(t *testing.T) {
+	inside(t, func(t *testing.T, w *workshop) {
+		var ports Ports
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		done := make(chan struct{})
+		pc, err := netns.Get()
+		must(t, err)
+		defer pc.Close()
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // and its end with the thread: it is in another network
+			if err := netns.Set(pc); err != nil {
+				t.Error(err)
+				return
+			}
+			ports.Raise(ctx)
+		}()
+		w.cable("pc0", "02:00:00:00:00:01", false)
+		w.serve("pc0")
+		up := func() bool {
+			l, err := netlink.LinkByName("pc0")
+			return err == nil && l.Attrs().Flags&net.FlagUp != 0
+		}
+		for range 200 {
+			if up() {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if !up() {
+			t.Error("nobody switched the card on")
+			return
+		}
+		time.Sleep(poll)
+		w.plug("pc0")
+		time.Sleep(3 * poll) // drivers
+		stop()
+		<-done
+		lease, err := ports.Up(t.Context(), nil, slog.New(slog.DiscardHandler), func(string) {})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if lease.Carrier < poll/2 || lease.Waited <= 0 || time.Since(ports.cable[lease.index]) < lease.Waited+poll {
+			t.Errorf("cable after %v, address after %v more", lease.Carrier, lease.Waited)
+		}
+	})
+}
+
 func TestUp(t *testing.T) {
 	inside(t, func(t *testing.T, w *workshop) {
 		w.cable("pc0", "02:00:00:00:00:01", false)
