@@ -232,7 +232,7 @@ func (w *model) share(p *vpc, step int) {
 		}
 	}
 	p.recent = append(p.recent, p.n)
-	rate := (p.n - p.recent[max(0, len(p.recent)-3)]) * 1000000 / 2
+	rate := (p.n - p.recent[max(0, len(p.recent)-3)]) * 6000000 / 2 // 20 a second are 1000 Mbit/s
 	done := p.n == w.frames && p.written == len(p.arrived)
 	if done && p.done == 0 {
 		p.done = step

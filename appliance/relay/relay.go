@@ -61,6 +61,7 @@ const (
 	MaxTrouble = 16   // of one Status
 	MaxDepot   = 2    // PCs of one image that fetch much from the appliance at once
 	MaxFew     = 8    // the same, when each lacks at most few frames
+	MaxTried   = 3    // heads in a row that are moved because they get little from the appliance
 
 	few      = 4
 	maxText  = 128                     // bytes of an ID or an image root
@@ -143,6 +144,8 @@ type image struct {
 	swept   time.Time
 	best    int64             // the fastest Rate that anybody reported
 	probed  float64           // frames per second of the last one moved without proof
+	tried   []*member         // heads that were moved because they got little from the appliance
+	tries   int               // how many in a row; MaxTried: that is not their doing
 	guilty  map[string]string // ID → why it is nobody's source, beyond its membership
 	stale   bool              // the line changed: assign again
 	due     bool              // somebody needs something else than before

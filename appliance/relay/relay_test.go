@@ -302,6 +302,63 @@ func TestSlowHop(t *testing.T) {
 	}
 }
 
+// A head with a bad cable holds up everybody; but when all heads get little, the
+// appliance is the slow one, and the line is as it was.
+func TestSlowHead(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		pcs   string // in the order in which they come
+		slow  string // these get a tenth of what a link carries
+		moved string // at the end
+	}{
+		{"the head's cable", "abcdef", "a", "a"},
+		{"two cables", "abcdef", "ab", "ab"},
+		{"of two PCs", "ab", "a", "a"},
+		{"the appliance", "abcdef", "abcdef", ""},
+		{"the appliance, two PCs", "ab", "ab", ""},
+		{"nobody else", "a", "a", ""},
+	} {
+		b := newBench(t, Config{})
+		have, orders := map[string]int{}, map[string]Order{}
+		moves := 0
+		for range 60 {
+			for id := range strings.SplitSeq(c.pcs, "") {
+				o, pace := orders[id], 9
+				if strings.Contains(c.slow, id) {
+					pace = 1
+				}
+				missing := 10000 - have[id]
+				if len(o.Sources) > 0 {
+					pace, missing = min(pace, have[o.Sources[0].ID]-have[id]), 0
+				} else if !o.Depot {
+					pace = 0
+				}
+				have[id] += pace
+				next := b.hear(say(id, have[id], serial(o), func(s *Status) {
+					s.Frames, s.Missing, s.Rate = 10000, missing, int64(pace)*11e6
+				}))
+				if from(next) != from(o) {
+					moves++
+				}
+				orders[id] = next
+			}
+			b.pass(time.Second)
+		}
+		moved := ""
+		for id := range strings.SplitSeq(c.pcs, "") {
+			if b.member(id).Slow != "" {
+				moved += id
+			}
+		}
+		if moved != c.moved || moves > 4*len(c.pcs) {
+			t.Errorf("%s: %q stand behind, after %d changes", c.name, moved, moves)
+		}
+		if f := have[c.pcs[len(c.pcs)-1:]]; c.moved != "" && f < 300 {
+			t.Errorf("%s: the last PC has %d frames after a minute", c.name, f)
+		}
+	}
+}
+
 func TestBounds(t *testing.T) {
 	b := newBench(t, Config{})
 	if o := b.hear(Status{ID: strings.Repeat("x", 1000), Image: "i"}); o.Why == "" || len(b.r.members) > 0 {

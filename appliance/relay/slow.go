@@ -20,6 +20,11 @@ import (
 //     head, the head is the slow one, and the others come back. Not while
 //     somebody behind it has its memory full, or lacks what it has: then it is
 //     held back and not slow.
+//   - it is the head, holds the appliance, and gets a quarter of what its link
+//     carries, although it and those behind it have room. Nobody has shown that
+//     the appliance gives more, so it is moved on suspicion, at most MaxTried in
+//     a row: when none of them was faster, the appliance or what leads to it is
+//     the slow one, and all of them come back.
 //   - it receives nothing for stuck, although somebody has frames for it.
 const (
 	window = 1900 * time.Millisecond // at least so long, or it is no fact: three statuses
@@ -33,6 +38,7 @@ const (
 	factor  = 1.25 // faster than that is faster
 	behind  = 8    // frames between a hop's ends, more than are under way
 	ring    = 12   // samples
+	poor    = 4    // a head's link carries so many times what it gets
 )
 
 type sample struct {
@@ -102,6 +108,8 @@ func (im *image) slowness(now time.Time, m *member) {
 		im.behindAll(now, m, "its disk can't follow the others'")
 	case im.starved(now, m):
 	case im.slowHop(now, m):
+	case len(m.up) == 0:
+		im.slowHead(now, m)
 	}
 }
 
@@ -203,9 +211,31 @@ func (im *image) slowHop(now time.Time, m *member) bool {
 	return true
 }
 
+func (im *image) slowHead(now time.Time, m *member) {
+	if !m.depot || m.Mbit <= 0 || m.lane <= laneMute {
+		return
+	}
+	_, rate, all := m.over(now, func(s sample) bool { return s.backlog <= room && s.rate > 0 && s.at.After(m.held) })
+	switch {
+	case !all:
+	case rate*8*poor >= float64(m.Mbit)*1e6:
+		im.tried, im.tries = nil, 0 // the appliance gives enough: those before this one were slow
+	case im.tries < MaxTried && m.block.size() > 1:
+		if m.movable(now) {
+			im.tries++
+			im.tried = append(im.tried, m)
+			im.behindAll(now, m, slowLink)
+		}
+	default:
+		im.acquit(now, im.tried)
+		im.tried, im.tries = nil, MaxTried
+	}
+}
+
 const slowLink = "its network is slower than the others'"
 
-// acquit takes those back who were moved for getting little from a slow source.
+// acquit takes those back who were moved for getting little, when that was not
+// their doing.
 func (im *image) acquit(now time.Time, slowed []*member) {
 	for _, m := range slowed {
 		if im.members[m.ID] == m && m.slow == slowLink {
