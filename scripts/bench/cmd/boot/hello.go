@@ -137,7 +137,7 @@ func at(s *trace.Start, stage trace.Stage) time.Time {
 	return time.Time{}
 }
 
-var kernelLine = regexp.MustCompile(`(?m)^kernel .*/boot/vmlinuz initrd=initrd (.*) \$\{vga\}`)
+var kernelLine = regexp.MustCompile(`(?m)^imgargs vmlinuz initrd=initrd (.*) \$\{vga\}`)
 
 // kernelArgs lets QEMU start the kernel with the arguments that the appliance
 // gives this PC now.
