@@ -21,7 +21,6 @@ require (
 	github.com/mdlayher/packet v1.1.2
 	github.com/nicksnyder/go-i18n/v2 v2.7.0
 	github.com/pin/tftp/v3 v3.2.0
-	github.com/safchain/ethtool v0.7.0
 	github.com/schollz/progressbar/v3 v3.19.1
 	github.com/sethvargo/go-retry v0.5.0
 	github.com/u-root/u-root v0.16.0

@@ -243,7 +243,7 @@ func merge(sets ...files) files {
 
 func TestMAC(t *testing.T) {
 	for in, want := range map[string]string{
-		"54:E1:AD:00:0A:01": "54:e1:ad:00:0a:01", "2:42:0:a:b:c": "02:42:00:0a:0b:0c", "00:00:00:00:00:00": "",
+		"54:E1:AD:00:0A:01": "54:e1:ad:00:0a:01", "2:42:0:a:b:c": "", "00:00:00:00:00:00": "",
 		"ff:ff:ff:ff:ff:ff": "", "": "", "1:2:3": "", "zz:00:00:00:00:00": "", "01:00:5e:00:00:01": "",
 	} {
 		if got := mac(in); got != want {

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"strings"
 
-	"github.com/safchain/ethtool"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"refurb/agent/link"
 	"refurb/agent/wire"
 )
 
@@ -55,9 +55,11 @@ func readNICs(t tree) ([]wire.NIC, []string) {
 // PC itself: names in another tree are not this kernel's.
 func permanent(t tree, dir, name string) string {
 	if t == "/" {
-		said, err := within(probeTime, func() (string, error) { return ethtool.PermAddr(name) })
-		if m := mac(said); err == nil && m != "" {
-			return m
+		card, err := within(probeTime, func() (netlink.Link, error) { return netlink.LinkByName(name) })
+		if err == nil {
+			if m := mac(card.Attrs().PermHWAddr.String()); m != "" {
+				return m
+			}
 		}
 	}
 	if kind, ok := t.number(dir, "addr_assign_type"); ok && kind == addrPermanent {
@@ -73,15 +75,7 @@ func wakes(t tree, name string) *bool {
 	if t != "/" {
 		return nil
 	}
-	said, err := within(probeTime, func() (bool, error) {
-		e, err := ethtool.NewEthtool()
-		if err != nil {
-			return false, err
-		}
-		defer e.Close()
-		w, err := e.GetWakeOnLan(name)
-		return w.Supported&ethtool.WAKE_MAGIC != 0, err
-	})
+	said, err := within(probeTime, func() (bool, error) { return link.Wakes(name) })
 	return wakeAnswer(said, err)
 }
 
@@ -93,21 +87,11 @@ func wakeAnswer(can bool, err error) *bool {
 	return new(can && err == nil)
 }
 
-// mac brings an Ethernet address to lower case with colons and two digits each
-// (the ethtool library leaves leading zeros out). Addresses that are no card's,
-// all zeros or for groups, give "".
+// mac brings an Ethernet address to lower case with colons. Addresses that are no
+// card's, all zeros or for groups, give "".
 func mac(s string) string {
-	parts := strings.Split(s, ":")
-	if len(parts) != 6 {
-		return ""
-	}
-	for i, p := range parts {
-		if len(p) == 1 {
-			parts[i] = "0" + p
-		}
-	}
-	hw, err := net.ParseMAC(strings.Join(parts, ":"))
-	if err != nil || hw[0]&1 != 0 || hw.String() == "00:00:00:00:00:00" {
+	hw, err := net.ParseMAC(s)
+	if err != nil || len(hw) != 6 || hw[0]&1 != 0 || hw.String() == "00:00:00:00:00:00" {
 		return ""
 	}
 	return hw.String()
