@@ -190,7 +190,7 @@ func randomRun(t *testing.T, r *rand.Rand, p *picture) string {
 	s.spoil = func(int, int) bool { return net.IntN(10) < 2*trouble }
 	if trouble == 2 {
 		end := 1 + r.IntN(10)
-		s.next = func(n int) error {
+		s.next = func(_ context.Context, n int) error {
 			if n >= end {
 				return &exchange.Failure{Cause: errors.New("nothing comes"), Next: "look at the cable"}
 			}

@@ -69,22 +69,23 @@ func TestOverwrittenAfterReading(t *testing.T) {
 		job.flushBytes, job.Rotational = 1, rotational
 		m := new(Meter)
 		if !rotational {
-			waitFor(t, job, func() bool { return m.readBack.Load() >= images.FrameSize })
+			// Frames 1 and 2: frame 4 goes over the first of them.
+			waitFor(t, job, func() bool { return m.readBack.Load() >= 2*images.FrameSize })
 		}
 		out, _ := Write(t.Context(), d, job, m)
-		// What is read early may already have been overwritten, too.
+		// What is read after that may already have been overwritten, too.
 		seen := strings.Contains(out.Cause, "isn't as large as it says") || !rotational && strings.Contains(out.Cause, "not what was written")
 		if out.Result != wire.Failed || !seen {
 			t.Fatalf("%+v", out)
 		}
-		if !rotational && out.ReadBack < images.FrameSize {
+		if !rotational && out.ReadBack < 2*images.FrameSize {
 			t.Fatalf("only %d bytes were read early: this test shows nothing", out.ReadBack)
 		}
 	}
 }
 
-// waitFor hands each frame out when those before are flushed, and holds the last
-// two back until ok.
+// waitFor hands each frame out when all those before are flushed, each by itself, and
+// holds the last two back until ok, or until the job has ended.
 func waitFor(t *testing.T, job Job, ok func() bool) {
 	s := job.Source.(*shelf)
 	last := len(s.todo) - 1
@@ -92,21 +93,21 @@ func waitFor(t *testing.T, job Job, ok func() bool) {
 	flushed := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		for i := range s.good {
-			if !l.late(i) && !claimed(s.claims, i) {
+		for i, f := range job.Manifest.Frames {
+			if f.Length > 0 && !l.late(i) && !slices.Contains(s.todo, i) && !claimed(s.claims, i) {
 				return false
 			}
 		}
 		return true
 	}
-	s.next = func(n int) error {
-		for end := time.Now().Add(20 * time.Second); !flushed() || n == last && !ok(); time.Sleep(time.Millisecond) {
+	s.next = func(ctx context.Context, n int) error {
+		for end := time.Now().Add(time.Minute); ctx.Err() == nil && (!flushed() || n == last && !ok()); time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Error("nothing was read back while frames were still to come")
 				break
 			}
 		}
-		return nil
+		return ctx.Err()
 	}
 }
 

@@ -17,8 +17,8 @@ type shelf struct {
 	t testing.TB
 	p *picture
 
-	spoil func(n, i int) bool // whether the nth frame, counted from 1, comes damaged
-	next  func(n int) error   // is asked before the nth frame comes
+	spoil func(n, i int) bool                    // whether the nth frame, counted from 1, comes damaged
+	next  func(ctx context.Context, n int) error // is asked before the nth frame comes
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -63,7 +63,7 @@ func (s *shelf) Next(ctx context.Context) (exchange.Frame, error) {
 	s.handed++
 	if next, n := s.next, s.handed; next != nil {
 		s.mu.Unlock()
-		err := next(n)
+		err := next(ctx, n)
 		s.mu.Lock()
 		if err != nil {
 			return exchange.Frame{}, err
@@ -98,7 +98,7 @@ func (s *shelf) Checked(f exchange.Frame, good bool) {
 	} else {
 		s.todo = append(s.todo, f.Index)
 		if s.bad[f.Index]++; s.bad[f.Index] > 3 {
-			s.next = func(int) error {
+			s.next = func(context.Context, int) error {
 				return &exchange.Failure{Cause: fmt.Errorf("the image on the appliance is damaged: frame %d", f.Index), Next: "import it again"}
 			}
 		}
