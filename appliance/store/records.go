@@ -69,6 +69,9 @@ func (s *Store) Commit(ctx context.Context, c workshop.Change) error {
 		if err := putStays(ctx, tx, c.Stays); err != nil {
 			return err
 		}
+		if err := dropStays(ctx, tx, c.Unstay); err != nil {
+			return err
+		}
 		return s.append(ctx, tx, c.Events)
 	})
 }

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"refurb/agent/wire"
 	"refurb/appliance/workshop"
@@ -20,11 +22,21 @@ func putStays(ctx context.Context, tx *sql.Tx, stays []workshop.Stay) error {
 	return nil
 }
 
+func dropStays(ctx context.Context, tx *sql.Tx, keys []workshop.StayKey) error {
+	for _, k := range keys {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM stays WHERE disk = ? AND n = ?`, k.Disk, k.N); err != nil {
+			return fmt.Errorf("where a disk was: %w", err)
+		}
+	}
+	return nil
+}
+
 // backfill is what a step has to do beyond its SQL.
 var backfill = map[string]func(context.Context, *sql.Tx) error{"migrations/0004_stays.sql": retell}
 
 // retell follows all disks through the reports that were ever made, in their order,
-// as the registry does with each new one.
+// as the registry does with each new one. What is too much of it the registry forgets
+// when it loads.
 func retell(ctx context.Context, tx *sql.Tx) error {
 	rows, err := tx.QueryContext(ctx, `SELECT line FROM events WHERE kind = 'report' ORDER BY rowid`)
 	if err != nil {
@@ -33,7 +45,7 @@ func retell(ctx context.Context, tx *sql.Tx) error {
 	defer rows.Close()
 	last := map[string]*workshop.Stay{}
 	inside := map[string]map[string]bool{}
-	var all []workshop.Stay
+	told := map[workshop.StayKey]workshop.Stay{}
 	for rows.Next() {
 		var line, doc []byte
 		if err := rows.Scan(&line); err != nil {
@@ -70,11 +82,11 @@ func retell(ctx context.Context, tx *sql.Tx) error {
 			if l := last[s.Disk]; l == nil || l.N <= s.N {
 				last[s.Disk] = &s
 			}
-			all = append(all, s)
+			told[workshop.StayKey{Disk: s.Disk, N: s.N}] = s
 		}
 	}
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	return putStays(ctx, tx, all)
+	return putStays(ctx, tx, slices.Collect(maps.Values(told)))
 }

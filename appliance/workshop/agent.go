@@ -105,6 +105,9 @@ func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (w
 	if err != nil {
 		return wire.Plan{}, err
 	}
+	if err := r.decide(ctx, func(d *draft) error { return r.tidy(d, boot.Device) }); err != nil {
+		r.cfg.Log.Error("forgetting where disks were", "err", err)
+	}
 	return r.answer(ctx, boot, token)
 }
 

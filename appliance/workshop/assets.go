@@ -116,7 +116,11 @@ func (r *Registry) saw(d *draft, dev *Device, rep *wire.Report) {
 	}
 	var here []string
 	for _, v := range r.group(dev.ID) {
-		here = append(here, r.inside[v.ID]...)
+		for _, s := range r.within[v.ID] {
+			if s.Gone.IsZero() {
+				here = append(here, s.Disk)
+			}
+		}
 	}
 	d.stays = append(d.stays, Follow(d.now, dev.ID, rep, last, here)...)
 }
@@ -134,23 +138,6 @@ func (r *Registry) both(d *draft, j *Job) {
 	if s := *all[len(all)-1]; r.root(s.Device) != r.root(j.Device) && s.Since.After(j.Created) && !s.Twin {
 		s.Twin = true
 		d.stays = append(d.stays, s)
-	}
-}
-
-func (r *Registry) applyStays(c Change) {
-	for _, s := range c.Stays {
-		all := r.stays[s.Disk]
-		for len(all) < s.N {
-			all = append(all, nil)
-		}
-		if old := all[s.N-1]; old != nil {
-			r.inside[old.Device] = without(r.inside[old.Device], s.Disk)
-		}
-		all[s.N-1] = &s
-		r.stays[s.Disk] = all
-		if s.Gone.IsZero() {
-			r.inside[s.Device] = append(r.inside[s.Device], s.Disk)
-		}
 	}
 }
 
@@ -256,9 +243,13 @@ func (r *Registry) Disks() []DiskStory {
 
 // disksOf are the disks that are or were in a device.
 func (r *Registry) disksOf(root string) (all []DiskStory) {
-	for key, stays := range r.stays {
-		if slices.ContainsFunc(stays, func(s *Stay) bool { return r.root(s.Device) == root }) {
-			all = append(all, r.story(key))
+	seen := map[string]bool{}
+	for _, v := range r.group(root) {
+		for _, s := range r.within[v.ID] {
+			if !seen[s.Disk] {
+				seen[s.Disk] = true
+				all = append(all, r.story(s.Disk))
+			}
 		}
 	}
 	slices.SortFunc(all, func(a, b DiskStory) int {

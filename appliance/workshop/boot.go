@@ -107,11 +107,11 @@ func (r *Registry) recognise(mac, uuid string) *Device {
 		uuid = "" // made of the address by the card's ROM: no second word
 	}
 	plain := plainUUID(uuid)
-	if roots := r.roots("mac " + mac); len(roots) == 1 {
-		for _, v := range r.group(roots[0]) {
+	if one := r.only("mac " + mac); one != nil {
+		for _, v := range r.group(one.ID) {
 			// What firmware says of itself stays the same even where it is a filler.
 			if theirs := plainUUID(v.Report.Identity.UUID); slices.Contains(v.MACs, mac) && (plain == "" || plain == theirs || theirs == "" && saidUUID(v, uuid)) {
-				return r.devices[roots[0]]
+				return one
 			}
 		}
 		return nil
@@ -119,21 +119,21 @@ func (r *Registry) recognise(mac, uuid string) *Device {
 	// A USB network card goes from PC to PC. One that starts from it is known by its
 	// UUID, if it has been seen with this card before; and only where its maker has
 	// filled in a serial number as well: else another board may have that UUID, too.
-	roots := r.roots("uuid " + plain)
-	if plain == "" || len(roots) != 1 {
+	one := r.only("uuid " + plain)
+	if plain == "" || one == nil {
 		return nil
 	}
-	for _, v := range r.group(roots[0]) {
-		if id := identityOf(&v.Report, nil); id.uuid != plain || id.system == "" && id.board == "" {
-			continue
-		}
-		for _, n := range v.Report.NICs {
-			if strings.EqualFold(n.MAC, mac) || strings.EqualFold(n.Permanent, mac) {
-				return r.devices[roots[0]]
-			}
+	for _, v := range r.group(one.ID) {
+		if id := identityOf(&v.Report, nil); id.uuid == plain && (id.system != "" || id.board != "") && hasCard(&v.Report, mac) {
+			return one
 		}
 	}
 	return nil
+}
+
+// hasCard reports whether a PC has shown this network card, its own or not.
+func hasCard(rep *wire.Report, mac string) bool {
+	return slices.ContainsFunc(rep.NICs, func(n wire.NIC) bool { return cleanMAC(n.MAC) == mac || cleanMAC(n.Permanent) == mac })
 }
 
 // saidUUID reports whether a device has given this UUID, in either byte order, or

@@ -103,11 +103,13 @@ type Registry struct {
 	byBoot    map[string]string   // boot id → token hash
 	found     map[string][]string // key of an identity → devices
 	stays     map[string][]*Stay  // key of a disk → where it was, oldest first
-	inside    map[string][]string // device → keys of the disks that are in it
-	wrote     map[string]*Job     // key of a disk → the newest job that had the leave to change it
-	checkins  map[string]string   // hash of a check-in token → job
-	strange   map[string]bool     // jobs whose check-in came from another PC
-	reports   map[string]int      // token hash → reports taken
+	within    map[string][]*Stay  // record → stays in it
+	allStays  int
+	wrote     map[string]*Job    // key of a disk → the newest job that had the leave to change it
+	goodbyes  map[string]goodbye // record → the one start that its PC may be known by
+	checkins  map[string]string  // hash of a check-in token → job
+	strange   map[string]bool    // jobs whose check-in came from another PC
+	reports   map[string]int     // token hash → reports taken
 	presence  map[string]*presence
 	number    int
 	watchers  map[*watcher]bool
@@ -155,7 +157,7 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		devices: map[string]*Device{}, jobs: map[string]*Job{}, history: map[string][]string{}, order: map[string]int{},
 		lots: map[string]*Lot{}, boots: map[string]*Boot{}, byMAC: map[string][]string{},
 		byBoot: map[string]string{}, found: map[string][]string{}, checkins: map[string]string{},
-		stays: map[string][]*Stay{}, inside: map[string][]string{}, wrote: map[string]*Job{},
+		stays: map[string][]*Stay{}, within: map[string][]*Stay{}, wrote: map[string]*Job{},
 		strange: map[string]bool{}, reports: map[string]int{}, presence: map[string]*presence{},
 		watchers:  map[*watcher]bool{},
 		newcomers: rate.NewLimiter(2, 200),
@@ -166,6 +168,9 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	}
 	slices.SortFunc(s.Boots, func(a, b Boot) int { return a.Issued.Compare(b.Issued) })
 	r.apply(Change{Devices: s.Devices, Lots: s.Lots, Jobs: s.Jobs, Boots: s.Boots, Claims: s.Claims, Stays: s.Stays})
+	if err := r.tidyAll(ctx); err != nil {
+		return nil, fmt.Errorf("forgetting where disks were long ago: %w", err)
+	}
 	// The agents get their time anew: it was this program that was away.
 	now := cfg.Now()
 	for id := range r.devices {
@@ -188,6 +193,7 @@ type draft struct {
 	claims    []Claim
 	unclaim   []ClaimKey
 	stays     []Stay
+	unstay    []StayKey
 }
 
 // decide runs f, stores what it decided, and only then changes memory and tells
@@ -206,7 +212,7 @@ func (r *Registry) decide(ctx context.Context, f func(d *draft) error) error {
 }
 
 func (r *Registry) commit(ctx context.Context, d *draft) error {
-	c := Change{Forget: d.forget, Events: d.events, Documents: d.documents, Claims: d.claims, Unclaim: d.unclaim, Stays: d.stays}
+	c := Change{Forget: d.forget, Events: d.events, Documents: d.documents, Claims: d.claims, Unclaim: d.unclaim, Stays: d.stays, Unstay: d.unstay}
 	for _, v := range d.devices {
 		c.Devices = append(c.Devices, *v)
 	}
@@ -219,7 +225,7 @@ func (r *Registry) commit(ctx context.Context, d *draft) error {
 	for _, v := range d.boots {
 		c.Boots = append(c.Boots, *v)
 	}
-	if len(c.Devices)+len(c.Jobs)+len(c.Lots)+len(c.Boots)+len(c.Forget)+len(c.Events)+len(c.Claims)+len(c.Unclaim)+len(c.Stays) == 0 {
+	if len(c.Devices)+len(c.Jobs)+len(c.Lots)+len(c.Boots)+len(c.Forget)+len(c.Events)+len(c.Claims)+len(c.Unclaim)+len(c.Stays)+len(c.Unstay) == 0 {
 		return nil
 	}
 	// A caller who hangs up now must not leave open whether it was stored.
@@ -443,14 +449,18 @@ func (r *Registry) shownBy(dev *Device) *Device {
 	return dev
 }
 
-// roots are the records that a key of an identity leads to.
-func (r *Registry) roots(key string) (ids []string) {
+// only is the one record that a key of an identity leads to; nil: there is none, or
+// there are several.
+func (r *Registry) only(key string) *Device {
+	one := ""
 	for _, id := range r.found[key] {
-		if root := r.root(id); !slices.Contains(ids, root) {
-			ids = append(ids, root)
+		root := r.root(id)
+		if one != "" && root != one {
+			return nil
 		}
+		one = root
 	}
-	return ids
+	return r.devices[one]
 }
 
 // record finds a device that people want to do something with.

@@ -12,6 +12,7 @@ import (
 // Bounds of what is kept of how a PC has shown itself.
 const (
 	maxFaces  = 8
+	maxTurned = 2 // of PCs that were turned away, besides: anybody can make them up
 	maxDoubts = 4
 	maxInFace = 8 // cards, disks
 )
@@ -42,13 +43,19 @@ func (r *Registry) who(me identity) (id string, doubt Doubt) {
 }
 
 // void reports whether people have said that the devices with this key are
-// several PCs: then it identifies none of them.
+// several PCs: then it identifies none of them. A stranger may make up any number
+// of those; few have anything to do with what people said.
 func (r *Registry) void(key string) bool {
-	roots := r.roots(key)
-	for i, a := range roots {
-		for _, b := range roots[i+1:] {
-			if r.apart(a, b) {
-				return true
+	roots := map[string]bool{}
+	for _, id := range r.found[key] {
+		roots[r.root(id)] = true
+	}
+	for root := range roots {
+		for _, v := range r.group(root) {
+			for _, id := range v.Apart {
+				if other := r.root(id); other != root && roots[other] {
+					return true
+				}
 			}
 		}
 	}
@@ -86,7 +93,8 @@ func (f *Face) report() wire.Report {
 	return wire.Report{Identity: f.Identity, NICs: slices.Clone(f.NICs)}
 }
 
-// addFace notes one way in which a record's PC has shown itself.
+// addFace notes one way in which a record's PC has shown itself. The oldest of its
+// kind makes room: what was turned away pushes out nothing that was let in.
 func (v *Device) addFace(f Face) {
 	faces := slices.Clone(v.Faces)
 	if i := slices.IndexFunc(faces, func(x Face) bool { return x.ID == f.ID }); i >= 0 {
@@ -94,7 +102,13 @@ func (v *Device) addFace(f Face) {
 		faces = slices.Delete(faces, i, i+1)
 	}
 	faces = append(faces, f)
-	v.Faces = faces[max(0, len(faces)-maxFaces):]
+	room := map[bool]int{false: maxFaces, true: maxTurned}
+	for i, x := range slices.Backward(faces) {
+		if room[x.Turned]--; room[x.Turned] < 0 {
+			faces = slices.Delete(faces, i, i+1)
+		}
+	}
+	v.Faces = faces
 }
 
 // shows notes how a PC shows itself, with that record of its group which it fits

@@ -268,6 +268,7 @@ type Change struct {
 	Claims    []Claim    // take the place of earlier ones
 	Unclaim   []ClaimKey // after Claims
 	Stays     []Stay
+	Unstay    []StayKey // after Stays
 }
 
 // Document is a report or an outcome as it came, kept under its SHA-256.
