@@ -54,6 +54,7 @@ func (r *Registry) Report(ctx context.Context, token string, rep wire.Report) (w
 		if err != nil {
 			return err
 		}
+		r.backAgain(b, &rep)
 		if b.BootID != "" && b.BootID != rep.BootID {
 			return &Refusal{Kind: Unauthorized, Message: "This token belongs to another start", Next: "Restart the PC"}
 		}

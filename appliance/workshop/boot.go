@@ -66,6 +66,9 @@ func (r *Registry) Boot(ctx context.Context, s Start) (kind StartKind, token str
 				kind = StartDisk
 				return nil
 			}
+		} else if r.home(s, d.now) {
+			kind = StartDisk
+			return nil
 		}
 		if !r.scripts.AllowN(d.now, 1) {
 			return &Refusal{Kind: Busy, Message: "Too many PCs ask for a boot script at once", Next: "Start the PC again in a minute"}
@@ -119,6 +122,7 @@ func (r *Registry) recognise(mac, uuid string) *Device {
 	// A USB network card goes from PC to PC. One that starts from it is known by its
 	// UUID, if it has been seen with this card before; and only where its maker has
 	// filled in a serial number as well: else another board may have that UUID, too.
+	// Such a one may get home all the same: see goodbye.
 	one := r.only("uuid " + plain)
 	if plain == "" || one == nil {
 		return nil

@@ -73,7 +73,10 @@ func (r *Registry) answer(ctx context.Context, b *Boot, token string) (plan wire
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.plan(r.devices[b.Device], r.newest(b.Device), b, token), nil
+	if plan = r.plan(r.devices[b.Device], r.newest(b.Device), b, token); plan.Action == wire.ActionLocal {
+		r.sentHome(b)
+	}
+	return plan, nil
 }
 
 func (r *Registry) plan(dev *Device, j *Job, b *Boot, token string) wire.Plan {

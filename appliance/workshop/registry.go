@@ -157,7 +157,7 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		devices: map[string]*Device{}, jobs: map[string]*Job{}, history: map[string][]string{}, order: map[string]int{},
 		lots: map[string]*Lot{}, boots: map[string]*Boot{}, byMAC: map[string][]string{},
 		byBoot: map[string]string{}, found: map[string][]string{}, checkins: map[string]string{},
-		stays: map[string][]*Stay{}, within: map[string][]*Stay{}, wrote: map[string]*Job{},
+		stays: map[string][]*Stay{}, within: map[string][]*Stay{}, wrote: map[string]*Job{}, goodbyes: map[string]goodbye{},
 		strange: map[string]bool{}, reports: map[string]int{}, presence: map[string]*presence{},
 		watchers:  map[*watcher]bool{},
 		newcomers: rate.NewLimiter(2, 200),
