@@ -6,8 +6,12 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"testing"
+
+	"refurb/appliance/workshop"
 )
 
 // values walks over everything in a JSON document that could be changed, and
@@ -118,6 +122,70 @@ func decode(t *testing.T, p Signed) content {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// Whoever changes a line that merged or split records, or takes it out, gets no paper
+// of either PC.
+func TestTamperedTies(t *testing.T) {
+	b := newBook(t)
+	b.device("ONE", 1, somePC(ssd))
+	b.device("TWO", 2, somePC())
+	b.merge("TWO", "ONE")
+	b.add(workshop.Event{Device: "TWO", Kind: "split_off", Actor: "LEAD7", Params: map[string]string{"device": "ONE", "number": "1"}})
+	b.add(workshop.Event{Device: "ONE", Kind: "split_from", From: "merged", To: "received", Actor: "LEAD7", Params: map[string]string{"device": "TWO", "from_number": "2"}})
+	b.merge("TWO", "ONE")
+	b.report("ONE", somePC(ssd))
+	b.report("TWO", somePC())
+	o := New(b, key)
+	if _, _, err := o.donor(t.Context(), "LOT1"); err != nil {
+		t.Fatal(err)
+	}
+	tried := map[string]int{}
+	for device, whole := range b.chains {
+		for i, e := range whole {
+			var l struct {
+				Event string `json:"event"`
+			}
+			if err := json.Unmarshal(e.Line, &l); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(l.Event, "merged_") && !strings.HasPrefix(l.Event, "split_") {
+				continue
+			}
+			refused := func(what string, line []byte) {
+				t.Helper()
+				tried[l.Event]++
+				harmed := slices.Clone(whole)
+				if harmed[i].Line = line; line == nil {
+					harmed = slices.Delete(harmed, i, i+1)
+				}
+				b.chains[device] = harmed
+				defer func() { b.chains[device] = whole }()
+				for kind, id := range map[Kind]string{Donor: "LOT1", NoStorage: "TWO"} {
+					if err := o.Write(t.Context(), io.Discard, kind, id, JSON); err == nil || !strings.Contains(err.Error(), "damaged") {
+						t.Errorf("%s of %s %s: a %s: %v", l.Event, device, what, kind, err)
+					}
+				}
+			}
+			refused("is gone", nil)
+			var doc any
+			if err := json.Unmarshal(e.Line, &doc); err != nil {
+				t.Fatal(err)
+			}
+			values(doc, func() {
+				line, err := canonical(doc)
+				if err != nil {
+					t.Fatal(err)
+				}
+				refused("says "+string(line), line)
+			})
+		}
+	}
+	for _, k := range []string{"merged_into", "merged_from", "split_off", "split_from"} {
+		if tried[k] < 10 {
+			t.Errorf("%s: only %d changes were tried", k, tried[k])
+		}
+	}
 }
 
 // What can be seen on a page is what was signed.
