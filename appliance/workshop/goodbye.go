@@ -45,7 +45,7 @@ func (r *Registry) sentHome(b *Boot) {
 	case r.boots[b.TokenHash] == nil || v.Report.BootID != b.BootID: // of earlier times
 	case mac == "" || uuid == "" || !hasCard(&v.Report, mac): // no two words to know it by
 	case r.recognise(mac, v.Report.Identity.UUID) != nil: // it is known anyway
-	case r.only("uuid "+uuid) != v || slices.ContainsFunc(v.Doubts, func(x Doubt) bool { return x.Kind == DoubtTwins }):
+	case slices.ContainsFunc(v.Doubts, func(x Doubt) bool { return x.Kind == DoubtTwins }):
 	case r.unheard(b):
 	default:
 		r.goodbyes[v.ID] = goodbye{mac, uuid, now}
