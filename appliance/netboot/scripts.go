@@ -42,7 +42,7 @@ var (
 	}
 	noDisk = []string{
 		"This PC was told to start from its own disk, but nothing on it starts.",
-		"To put a system on it, choose Image again for this PC in the dashboard.",
+		"To put a system on it, ask for that on the page of this PC in the dashboard.",
 		"It starts again by itself in 60 seconds.",
 	}
 )

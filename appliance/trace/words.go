@@ -40,7 +40,7 @@ var English = map[string]Words{
 	"no-kernel": {"The PC has its boot script and never fetched the kernel.",
 		"Look at the PC’s screen and start it again. If it stays so, try another cable and another switch port."},
 	"disk-loop": {"The PC was told to start from its own disk and was back after {{.Seconds}} s: nothing on that disk starts.",
-		"Image it again on its page. If it has just been imaged, set its firmware to start the same way as the image does (UEFI or BIOS) and to start from its disk."},
+		"Install it again on its page. If that has just been done, set its firmware to start the same way as the image does (UEFI or BIOS) and to start from its disk."},
 	"grub-refused": {"GRUB was fetched and never ran: Secure Boot refused it.",
 		"In the firmware’s setup, switch Secure Boot off, or reset its keys to the factory’s. Newer boot files help when these were revoked: run sudo build/refurb payload build --refresh."},
 	"grub-unasked": {"shim runs and never asked for GRUB.",

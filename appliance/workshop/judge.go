@@ -40,7 +40,7 @@ func judge(f facts) verdict {
 	case !f.lotOpen && f.again == "":
 		return held(HoldLot, "No lot is open", "Open a lot for the donor of this PC")
 	case !f.image:
-		return held(HoldImage, "No image is chosen", "Choose an image with “Image again” on the device page")
+		return held(HoldImage, "No image is chosen", "Choose an image with “Install at the next start” on the device page")
 	case f.gone != nil:
 		return held(HoldImage, "The chosen image is not there: "+Text(f.gone.Error()), "Import it again, or choose another one on the device page")
 	}

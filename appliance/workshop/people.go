@@ -160,7 +160,7 @@ func (r *Registry) Approve(ctx context.Context, actor, jobID, diskPath, serialTa
 			return &Refusal{Kind: Conflict, Message: "An approval is not enough here: " + j.Reason, Next: j.Next}
 		}
 		if _, _, err := r.cfg.Images.Image(j.Image); err != nil {
-			return &Refusal{Kind: Conflict, Message: "The image is not there: " + Text(err.Error()), Next: "Choose another one with “Image again”"}
+			return &Refusal{Kind: Conflict, Message: "The image is not there: " + Text(err.Error()), Next: "Choose another one"}
 		}
 		disk := r.candidate(dev, j, diskPath)
 		if disk == nil {
