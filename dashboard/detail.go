@@ -25,11 +25,11 @@ type Detail struct {
 	CanWait bool // it may be asked to
 	Known   bool // it has reported what is in it
 
-	Worker   bool // who looks may work at the bench
-	CanWake  bool // it is off, and its network card may switch it on
-	NoWake   bool // its network cards can't
-	CanStart bool // something else may be chosen for its next start
-	SecureOn bool // Secure Boot was on when it last reported
+	Worker    bool          // who looks may work at the bench
+	CanWake   bool          // it is off, and its network card may switch it on
+	NoWake    bool          // its network cards can't
+	Choices   []StartChoice // for its next start
+	StartWarn string        // id of what stands in the way of what is chosen
 
 	JobID   string
 	Running bool // its job can be cancelled
@@ -101,8 +101,7 @@ func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 	d.Silent = false // the page says it in words
 	wakes := len(v.Wakable()) > 0
 	d.CanWake, d.NoWake = inWork(v.State) && !v.Online && wakes, d.Known && !wakes
-	d.CanStart = mayRescue(v)
-	d.SecureOn = v.Report.Firmware.SecureBoot != nil && *v.Report.Firmware.SecureBoot
+	d.Choices, d.StartWarn = choicesOf(v, lead), warnStart(v, v.Rescue)
 	if f := v.Flow; f != nil {
 		d.Share = &Share{From: sourceOf(f), Helps: len(f.To), To: bounded(f.To, 8), Slow: f.Slow != ""}
 		if f.Of > 1 && f.Place > 0 {

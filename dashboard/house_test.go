@@ -41,6 +41,7 @@ type house struct {
 	srv   *httptest.Server
 	shelf *shelf
 	trace *trace.Log
+	key   ed25519.PrivateKey
 }
 
 // staff makes the store's people the dashboard's.
@@ -147,10 +148,7 @@ func newHouse(t *testing.T) *house {
 		{Root: strings.Repeat("b2", 32), Name: "Tiny", Version: "1", Bytes: gb / 4, Stored: gb / 50, Created: time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)},
 		{Root: strings.Repeat("c3", 32), Name: "Office PC", Version: "2026-10", Bytes: 64 * gb, Stored: 21 * gb, Created: time.Date(2026, 10, 9, 10, 0, 0, 0, time.UTC), Problem: "frame 211 doesn't match its hash: import the image again"},
 	}}
-	reg, err := workshop.Open(t.Context(), workshop.Config{
-		Store: st, Images: s, LostAfter: time.Minute, Log: log, Payload: map[string]string{"payload": "test"},
-		BaseURL: func() (string, string) { return "https://10.77.0.1:8443", "http://10.77.0.1:8080" },
-	})
+	seen, err := trace.Open(filepath.Join(t.TempDir(), "trace"), log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,17 +156,30 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen, err := trace.Open(filepath.Join(t.TempDir(), "trace"), log)
+	h := &house{t: t, store: st, shelf: s, trace: seen, key: key}
+	h.open()
+	return h
+}
+
+// open starts the program over the records that are there. No PC has spoken to
+// it yet.
+func (h *house) open() {
+	h.t.Helper()
+	log := slog.New(slog.NewTextHandler(testLog{h.t}, nil))
+	var err error
+	h.reg, err = workshop.Open(h.t.Context(), workshop.Config{
+		Store: h.store, Images: h.shelf, LostAfter: time.Minute, Log: log, Payload: map[string]string{"payload": "test"},
+		BaseURL: func() (string, string) { return "https://10.77.0.1:8443", "http://10.77.0.1:8080" },
+	})
 	if err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
-	d, err := New(Config{Registry: reg, Users: staff{st.Users()}, Images: s, History: book{st, key}, Trace: seen, Sessions: st.Sessions(), Code: testCode, Log: log})
+	h.dash, err = New(Config{Registry: h.reg, Users: staff{h.store.Users()}, Images: h.shelf, History: book{h.store, h.key}, Trace: h.trace, Sessions: h.store.Sessions(), Code: testCode, Log: log})
 	if err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
-	srv := httptest.NewServer(d)
-	t.Cleanup(srv.Close)
-	return &house{t, st, reg, d, srv, s, seen}
+	h.srv = httptest.NewServer(h.dash)
+	h.t.Cleanup(h.srv.Close)
 }
 
 type testLog struct{ t *testing.T }

@@ -51,12 +51,15 @@ func netOf(n Network, ok bool) *netLine {
 		l.Says = append(l.Says, Say{Text: n.Text})
 		return l
 	}
-	say(id, "Others", n.Givers)
+	several := len(n.Givers) > 1 && n.Why != "clash"
+	if several {
+		say("net.several", "Others", n.Givers)
+	}
+	if !several || n.Why != "beside" {
+		say(id, "Others", n.Givers)
+	}
 	if n.Apart {
 		say("net.apart", "Others", n.Givers, "Own", n.Own)
-	}
-	if len(n.Givers) > 1 && n.Why != "clash" {
-		say("net.several")
 	}
 	if n.Twin {
 		say("net.twin", "Own", n.Own)

@@ -32,7 +32,7 @@ func TestWhoGivesTheAddresses(t *testing.T) {
 		{Network{Why: "alone"}, []string{`class="net"`, "this server gives the PCs their addresses"}},
 		{Network{Why: "beside", Givers: []string{"192.168.1.1"}}, []string{`class="net"`, "The router at 192.168.1.1 gives the PCs their addresses"}},
 		{Network{Why: "beside", Needs: true, Givers: []string{"192.168.1.1", "192.168.1.2"}, Apart: true, Own: "10.77.0.1"},
-			[]string{"note hold", "192.168.1.1, 192.168.1.2 gives", "at 10.77.0.1", "disturb each other"}},
+			[]string{"note hold", "disturb each other: 192.168.1.1, 192.168.1.2.", "at 10.77.0.1"}},
 		{Network{Why: "alone", Needs: true, Twin: true, Own: "10.77.0.1", Boots: []string{"10.77.0.9"}}, []string{"note hold", "address 10.77.0.1", "10.77.0.9 gives out boot files"}},
 		{Network{Why: "something new", Text: "said <in> English"}, []string{"said &lt;in&gt; English"}},
 	} {

@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"io"
 	"io/fs"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -85,6 +86,7 @@ func wordFuncs(w *words) template.FuncMap {
 		"t":       w.T,
 		"n":       w.N,
 		"say":     w.Say,
+		"typed":   func(id string) template.HTML { return w.Say(Say{ID: id}) },
 		"english": func(s string) template.HTML { return w.Say(Say{Text: s}) },
 		"size":    w.Size,
 		"memory":  w.Memory,
@@ -107,7 +109,7 @@ func wordFuncs(w *words) template.FuncMap {
 // direction and for who reads it aloud.
 func (w *words) Say(s Say) template.HTML {
 	if s.ID != "" {
-		head := template.HTML(template.HTMLEscapeString(w.plain(Say{ID: s.ID, Pairs: s.Pairs, Count: s.Count})))
+		head := template.HTML(commands.ReplaceAllStringFunc(template.HTMLEscapeString(w.plain(Say{ID: s.ID, Pairs: s.Pairs, Count: s.Count})), command))
 		if s.Text == "" {
 			return head
 		}
@@ -117,6 +119,22 @@ func (w *words) Say(s Say) template.HTML {
 		return template.HTML(template.HTMLEscapeString(s.Text))
 	}
 	return template.HTML(`<span lang="en" dir="ltr">` + template.HTMLEscapeString(s.Text) + `</span>`)
+}
+
+// commands are what people type, in messages that are escaped already.
+var commands = regexp.MustCompile(`sudo build/refurb payload (?:build(?: --refresh)?|usb)|dhcp = &#34;\w+&#34;`)
+
+// command sets one apart: it runs from left to right in every language, and no
+// line ends within a setting or an option.
+func command(text string) string {
+	const open, whole = `<bdi class="code" dir="ltr">`, `<span class="nowrap">`
+	if line, ok := strings.CutSuffix(text, "--refresh"); ok {
+		return open + line + whole + "--refresh</span></bdi>"
+	}
+	if strings.HasPrefix(text, "dhcp") {
+		return open + whole + text + "</span></bdi>"
+	}
+	return open + text + "</bdi>"
 }
 
 // plain is Say as text, where no markup can stand.

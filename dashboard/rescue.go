@@ -6,17 +6,50 @@ import (
 	"refurb/appliance/workshop"
 )
 
+// rescueWords are how the choices for a PC's next start are shown: an icon, and
+// ids of messages.
+var rescueWords = map[workshop.Rescue]struct{ Icon, Word, Why, Next string }{
+	workshop.RescueMemory: {"ram", "rescue.memtest", "rescue.memtest.why", "rescue.memtest.next"},
+	workshop.RescueDisk:   {"disk", "rescue.local", "rescue.local.why", "rescue.local.next"},
+	workshop.RescueShell:  {"key", "rescue.shell", "rescue.shell.why", "rescue.shell.next"},
+}
+
 // nextStart says what a person chose for a PC's next start; empty: nothing.
-func nextStart(k workshop.Rescue) Say {
-	switch k {
-	case workshop.RescueShell:
-		return Say{ID: "rescue.shell.next"}
-	case workshop.RescueMemory:
-		return Say{ID: "rescue.memtest.next"}
-	case workshop.RescueDisk:
-		return Say{ID: "rescue.local.next"}
+func nextStart(k workshop.Rescue) Say { return Say{ID: rescueWords[k].Next} }
+
+// StartChoice is something else that a PC may start once.
+type StartChoice struct {
+	Kind            workshop.Rescue
+	Icon, Word, Why string
+	Path            string // behind the device's address
+	Chosen          bool
+	Warn            string // id of what stands in its way
+}
+
+// choicesOf lists what somebody of a role may choose for a PC's next start.
+func choicesOf(v workshop.DeviceDetail, lead bool) (list []StartChoice) {
+	if !mayRescue(v) {
+		return nil
 	}
-	return Say{}
+	for _, k := range []workshop.Rescue{workshop.RescueMemory, workshop.RescueDisk, workshop.RescueShell} {
+		w, path := rescueWords[k], "rescue"
+		if k == workshop.RescueShell {
+			if path = "shell"; !lead {
+				continue
+			}
+		}
+		list = append(list, StartChoice{Kind: k, Icon: w.Icon, Word: w.Word, Why: w.Why, Path: path, Chosen: v.Rescue == k, Warn: warnStart(v, k)})
+	}
+	return list
+}
+
+// warnStart says what stands in the way of a choice, as far as the PC's last
+// report tells; empty: nothing.
+func warnStart(v workshop.DeviceDetail, k workshop.Rescue) string {
+	if on := v.Report.Firmware.SecureBoot; k == workshop.RescueMemory && on != nil && *on {
+		return "rescue.memtest.secure"
+	}
+	return ""
 }
 
 // mayRescue reports whether a choice for the next start would be taken.

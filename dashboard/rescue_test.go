@@ -43,11 +43,19 @@ func TestRescueByRole(t *testing.T) {
 	}
 	_, body = v.post(page+"/rescue", "start", "memtest")
 	wants(t, body, "Noted. Start the PC from the network.", "Next start: memory test", "Something else was chosen for its next start")
+	// What is chosen says so and can be taken back; only the rest is still offered.
+	wants(t, body, "Chosen", "/rescue/forget", `value="local"`, `<div class="note hold">`, "Secure Boot is on in this PC")
+	if strings.Contains(body, `value="memtest"`) || strings.Count(body, "Secure Boot is on in this PC") > 1 {
+		t.Errorf("the memory test is offered again, or warned of twice:\n%s", text(body))
+	}
 	if _, body = v.get("/"); !strings.Contains(body, "Next start: memory test") {
 		t.Error("the bench doesn't say what starts next")
 	}
 	_, body = h.as("Lena").post(page + "/shell")
-	wants(t, body, "Next start: rescue shell")
+	wants(t, body, "Next start: rescue shell", `value="memtest"`, `class="caution hold"`)
+	if strings.Contains(body, page+"/shell") {
+		t.Error("the shell is offered again")
+	}
 	if k := p.device().Rescue; k != workshop.RescueShell {
 		t.Fatalf("chosen: %q", k)
 	}

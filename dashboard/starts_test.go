@@ -77,7 +77,7 @@ func TestStartsPage(t *testing.T) {
 	p := h.start(someReport(1, "Dell", "OptiPlex", blankDisk("AA000001")))
 	startedPCs(h, p)
 	_, body = b.get("/starts")
-	wants(t, body, "Allow Microsoft 3rd Party UEFI CA", "52:54:00:00:00:01", "Dell OptiPlex", "Last time:", "DHCP snooping", "A PC without a number is named by", "set dhcp = &#34;auto&#34;", "Another DHCP server, \u206810.77.0.9\u2069",
+	wants(t, body, "Allow Microsoft 3rd Party UEFI CA", "52:54:00:00:00:01", "Dell OptiPlex", "Last time:", "DHCP snooping", "A PC without a number is named by", `set <bdi class="code" dir="ltr"><span class="nowrap">dhcp = &#34;auto&#34;</span></bdi>`, "Another DHCP server, \u206810.77.0.9\u2069",
 		"Other devices", "The network was silent for \u206831\u2069 s", `<li class="stuck" aria-current="step">`, `href="/devices/`+p.device().ID)
 	order := []string{"Don’t start", "Starting now", "Started"}
 	for i := 1; i < len(order); i++ {

@@ -20,6 +20,11 @@ type StoryLine struct {
 	Why  Say
 }
 
+// doubtWords are why a PC that was new may be one that was not.
+var doubtWords = map[workshop.DoubtKind]string{
+	workshop.DoubtPartly: "story.doubt.partly", workshop.DoubtEqual: "story.doubt.equal", workshop.DoubtNobody: "story.doubt.nobody",
+}
+
 // storyOf tells a history, newest first. Steps that say nothing to people stay
 // in the exports. people maps ids to names.
 func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
@@ -47,6 +52,9 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 			l.Tone, l.Icon, l.What = toneIdle, "search", Say{ID: "story.report"}
 		case "device_created":
 			l.Tone, l.Icon, l.What = toneIdle, "plus", Say{ID: "story.device_created"}
+			if id, ok := doubtWords[workshop.DoubtKind(e.Params["doubt"])]; ok {
+				l.Why = Say{ID: id}
+			}
 		case "lot_joined":
 			l.Tone, l.Icon, l.What = toneIdle, "plus", Say{ID: "story.lot_joined"}
 		case "hold":
@@ -58,9 +66,9 @@ func storyOf(events []workshop.Event, people map[string]string) []StoryLine {
 		case "hold_at_start":
 			l.Tone, l.Icon, l.What = toneHold, "hand", Say{ID: "story.hold_at_start"}
 		case "rescue_chosen":
-			l.Tone, l.Icon, l.What, l.Why = toneRun, "pulse", Say{ID: "story.rescue_chosen"}, nextStart(workshop.Rescue(e.To))
+			l.Tone, l.Icon, l.What, l.Why = toneRun, "pulse", Say{ID: "story.rescue_chosen"}, Say{ID: rescueWords[workshop.Rescue(e.To)].Word}
 		case "rescue_started":
-			l.Tone, l.Icon, l.What, l.Why = toneRun, "play", Say{ID: "story.rescue_started"}, nextStart(workshop.Rescue(e.To))
+			l.Tone, l.Icon, l.What, l.Why = toneRun, "play", Say{ID: "story.rescue_started"}, Say{ID: rescueWords[workshop.Rescue(e.To)].Word}
 		case "rescue_forgotten":
 			l.Tone, l.Icon, l.What = toneIdle, "dash", Say{ID: "story.forgotten"}
 		case "wake":

@@ -84,6 +84,13 @@ func TestLocalesAreComplete(t *testing.T) {
 			}
 		}
 	}
+	french, err := localeFiles.ReadFile("locales/fr.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, torn := range regexp.MustCompile(`.* [?!:;»].*|.*« .*`).FindAllString(string(french), -1) {
+		t.Errorf("a line may end before a mark that belongs to its word: %s", torn)
+	}
 	// What the code and the templates ask for is there. An id that is put
 	// together ends in a dot or starts with one.
 	asked := regexp.MustCompile(`"((?:[a-z_]+)(?:\.[a-z_A-Z0-9]+)+)"`)

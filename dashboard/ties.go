@@ -201,18 +201,43 @@ type MergePage struct {
 // MergeSide is one of the two records.
 type MergeSide struct {
 	Card
-	Place  workshop.DeviceState
-	Serial string
-	MACs   []string
-	Disks  []string
-	Seen   time.Time
+	Place workshop.DeviceState
+	Rows  []SideRow
+	Seen  time.Time
 }
 
-func sideOf(v workshop.DeviceView) MergeSide {
-	s := MergeSide{Card: cardOf(v), Place: v.State, Serial: serialOf(v), MACs: cleanAll(v.MACs), Seen: v.Seen}
-	for _, x := range bounded(v.Report.Disks, 8) {
-		s.Disks = append(s.Disks, nameOfDisk(x.DiskID))
+// SideRow is what one record says of its PC, and how much of that the other one
+// says, too.
+type SideRow struct {
+	Name   string // message id
+	Values []SideValue
+}
+
+// SideValue is one value of a record.
+type SideValue struct {
+	Text string
+	Same bool
+}
+
+func sideOf(v, other workshop.DeviceView) MergeSide {
+	s := MergeSide{Card: cardOf(v), Place: v.State, Seen: v.Seen}
+	row := func(name string, mine, theirs []string) {
+		r := SideRow{Name: name}
+		for _, x := range mine {
+			r.Values = append(r.Values, SideValue{x, slices.Contains(theirs, x)})
+		}
+		s.Rows = append(s.Rows, r)
 	}
+	disks := func(v workshop.DeviceView) (names []string) {
+		for _, x := range bounded(v.Report.Disks, 8) {
+			names = append(names, nameOfDisk(x.DiskID))
+		}
+		return names
+	}
+	row("fact.serial", cleanAll([]string{serialOf(v)}), cleanAll([]string{serialOf(other)}))
+	row("fact.uuid", cleanAll([]string{v.Report.Identity.UUID}), cleanAll([]string{other.Report.Identity.UUID}))
+	row("side.macs", cleanAll(v.MACs), cleanAll(other.MACs))
+	row("in.disks", disks(v), disks(other))
 	return s
 }
 
@@ -235,7 +260,7 @@ func (d *Dashboard) mergeForm(c echo.Context) error {
 	if err != nil {
 		return d.done(c, err, d.back(c), "")
 	}
-	p := MergePage{ID: v.ID, Other: other, Keep: sideOf(m.Keep), Gone: sideOf(m.Gone), Jobs: m.Jobs, Place: m.State, Was: m.Was, Find: find}
+	p := MergePage{ID: v.ID, Other: other, Keep: sideOf(m.Keep, m.Gone), Gone: sideOf(m.Gone, m.Keep), Jobs: m.Jobs, Place: m.State, Was: m.Was, Find: find}
 	if l, ok := d.cfg.Registry.Lot(m.Lot); ok {
 		p.Donor = clean(l.Donor, maxLine)
 	}

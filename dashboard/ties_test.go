@@ -27,9 +27,12 @@ func twoBoards(t *testing.T) (*house, *browser, [2]workshop.DeviceView) {
 func TestMergeAndSplitOnThePages(t *testing.T) {
 	h, b, v := twoBoards(t)
 	_, body := b.get("/devices/" + v[1].ID)
-	wants(t, body, "the UUID", "with number 1 and differs in the rest", "It is the same PC", "They are two PCs")
+	wants(t, body, "the UUID", "with number 1 and differs in the rest", "It shares something with another PC", "It is the same PC", "They are two PCs")
 	_, body = b.get("/devices/" + v[1].ID + "/merge?with=1")
 	wants(t, body, "What will happen", "Number 2 stays", "5CG0000002X", "Ville d’Esch", `name="reason" required`)
+	if n := strings.Count(body, "same</span>"); n != 2 {
+		t.Errorf("one value is the same in both records, %d are marked", n)
+	}
 	_, body = b.get("/devices/" + v[1].ID + "/merge?with=1&keep=other")
 	wants(t, body, "Number 1 stays")
 	for _, with := range []string{"2", "77", "x", ""} {
