@@ -47,7 +47,7 @@ $sudo env "PATH=$PWD/$out:$PATH:/usr/sbin:/sbin" $out/bench -out $out -pc $out/p
 echo '# how PCs start'
 $go build -o $out/boot ./scripts/bench/cmd/boot
 runs=${RUNS:-3}
-$sudo env "PATH=$PATH:/usr/sbin:/sbin" $out/boot -dir build -runs $((runs > 3 ? 3 : runs)) || echo '# the bench of starts failed'
+$sudo env "PATH=$PATH:/usr/sbin:/sbin" $out/boot -dir build -runs $((runs > 2 ? 2 : runs)) || echo '# the bench of starts failed'
 
 if command -v gnuplot >/dev/null && grep -q '^refurb' $out/results.tsv; then
   gnuplot -e "in='$out/results.tsv'; out='$out/bench.svg'" scripts/bench/bench.gp 2>$out/gnuplot.log || say "no picture: $(tail -n 1 $out/gnuplot.log)"
