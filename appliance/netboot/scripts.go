@@ -238,7 +238,9 @@ done
 		// GRUB 2.12 only opens the initramfs here and reads it when the kernel's
 		// EFI stub asks for it (LoadFile2). When that fails the stub comes back,
 		// so the loop is around "boot" too.
-		text = fmt.Sprintf(`for i in 1 2 3; do
+		text = fmt.Sprintf(`echo
+echo "Loading the workshop's system from its server..."
+for i in 1 2 3; do
   if linux (http,%[1]s)/boot/vmlinuz %[2]s; then
     if initrd (http,%[1]s)/boot/initrd; then boot; fi
   fi
