@@ -74,15 +74,18 @@ func TestLooks(t *testing.T) {
 	}
 	all("setup", "/setup")
 	h.user("Amina", Admin)
-	login := func() {
-		act(t, ctx, "login", setLanguage(h, "en"), chromedp.Navigate(h.srv.URL+"/login"), chromedp.SendKeys(`[name=name]`, "Amina"), chromedp.SendKeys(`[name=password]`, testPassword), chromedp.Submit(`main form`), says("On the bench"))
+	login := func(name string) {
+		act(t, ctx, "login", setLanguage(h, "en"), chromedp.Navigate(h.srv.URL+"/login"), chromedp.SendKeys(`[name=name]`, name), chromedp.SendKeys(`[name=password]`, testPassword), chromedp.Submit(`main form`), says("On the bench"))
 	}
-	login()
+	login("Amina")
 	all("fresh", "/")
-	act(t, ctx, "logout", setLanguage(h, "en"), chromedp.Navigate(h.srv.URL+"/"), chromedp.Click(`.menu.user summary`), chromedp.Click(`.menu.user button`), says("Welcome"))
+	logout := func() {
+		act(t, ctx, "logout", setLanguage(h, "en"), chromedp.Navigate(h.srv.URL+"/"), chromedp.Click(`.menu.user summary`), chromedp.Click(`.menu.user button`), says("Welcome"))
+	}
+	logout()
 	held, working := busy(t, h)
 	all("login", "/login")
-	login()
+	login("Amina")
 	who := Network{Why: "beside", Givers: []string{"192.168.1.1"}}
 	h.dash.cfg.Network = func() (Network, bool) { return who, true }
 	all("bench", "/")
@@ -162,6 +165,14 @@ func TestLooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.open()
+	logout()
+	login("Tesfaye")
+	all("volunteer-wake", "/devices/"+off[0]+"?start")
+	look("volunteer-held", "/devices/"+held.device().ID, "en", 1440, false)
+	look("volunteer-held-phone-whole", "/devices/"+held.device().ID, "fr", 390, false)
+	look("volunteer-lots", "/lots", "en", 390, false)
+	logout()
+	login("Amina")
 	all("wake", "/devices/"+off[0])
 	look("wake-phone-whole", "/devices/"+off[1], "de", 390, true)
 	all("wake-lot", "/lots/"+lots[0].ID)
