@@ -64,4 +64,16 @@ func TestRescueByRole(t *testing.T) {
 	if k := p.device().Rescue; k != "" {
 		t.Fatalf("still chosen: %q", k)
 	}
+	// What a lead has asked for concerns who starts the PC.
+	if err := h.reg.Cancel(t.Context(), lead.ID, p.device().Job.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.reg.ImageAgain(t.Context(), lead.ID, p.device().ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	_, body = v.get(page)
+	wants(t, body, "It will be installed again: start this PC from the network.")
+	if strings.Contains(body, "/again") {
+		t.Error("a volunteer is offered to take a lead's wish back")
+	}
 }
