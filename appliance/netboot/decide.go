@@ -94,8 +94,9 @@ func Decide(p Packet, cfg Config, v View) (*dhcpv4.DHCPv4, Decision) {
 		return nil, d
 	}
 	d.Relay = relay
-	if cfg.Mode != Proxy && !known {
-		d.Err, d.Problem = notSetUp(relay), ProblemRelay
+	if relay.IsValid() && !cfg.answers(relay) || cfg.Mode != Proxy && !known {
+		d.Err, d.Problem = cfg.notSetUp(relay), ProblemRelay
+		d.Silent = cfg.Mode == Proxy && classOf(p.DHCPv4) == ""
 		return nil, d
 	}
 	if known {

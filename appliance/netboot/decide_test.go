@@ -128,7 +128,7 @@ func TestDecideFull(t *testing.T) {
 		{"release of somebody else's address", request(t, dhcpv4.MessageTypeRelease, from("10.77.0.101"), server(ours)), held, "", Nothing, "", ""},
 		{"inform", request(t, dhcpv4.MessageTypeInform, from("10.77.0.50")), View{}, "ack", Nothing, "10.77.0.50:68", ""},
 		{"inform from elsewhere", request(t, dhcpv4.MessageTypeInform, from("192.168.1.7")), View{}, "", Nothing, "", ""},
-		{"over a relay", request(t, dhcpv4.MessageTypeDiscover, dhcpv4.WithGatewayIP(net.IPv4(10, 1, 1, 1))), held, "", Nothing, "", notSetUp(netip.MustParseAddr("10.1.1.1"))},
+		{"over a relay", request(t, dhcpv4.MessageTypeDiscover, dhcpv4.WithGatewayIP(net.IPv4(10, 1, 1, 1))), held, "", Nothing, "", testConfig.notSetUp(netip.MustParseAddr("10.1.1.1"))},
 		{"an offer", request(t, dhcpv4.MessageTypeOffer), held, "", Nothing, "", ""},
 		{"from a group address", request(t, dhcpv4.MessageTypeDiscover, dhcpv4.WithHwAddr(net.HardwareAddr{1, 0, 0, 0, 0, 1})), held, "", Nothing, "", "not from an Ethernet card"},
 		{"from no address", request(t, dhcpv4.MessageTypeDiscover, dhcpv4.WithHwAddr(make(net.HardwareAddr, 6))), held, "", Nothing, "", "not from an Ethernet card"},

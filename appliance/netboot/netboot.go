@@ -45,7 +45,7 @@ type Config struct {
 	Lease     time.Duration // of an address; an hour when zero
 	Router    netip.Addr    // given to PCs when valid
 	DNS       []netip.Addr  // given to PCs when not empty
-	Networks  []Network     // further ones, behind relays; served while in Full mode
+	Networks  []Network     // further ones, behind relays; given addresses while in Full mode
 	HTTPPort  int           // where Register's routes are reached from outside
 	Files     fs.FS         // boot files by flat name: vmlinuz, initrd, shimx64.efi, grubx64.efi, undionly.kpxe, grubia32.efi…
 	LeaseFile string        // JSON; written before an address is acknowledged

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 )
@@ -85,6 +86,16 @@ func (c Config) at(n Network) Config {
 	return c
 }
 
+// answers says whether replies may go to a relay. Anybody can write one into a
+// packet, and no standard says from which of its addresses a relay sends, so what
+// counts is where the reply goes: into a network that is set up, or to the router
+// that leads to one. Else we could be made to send to any address.
+func (c *Config) answers(relay netip.Addr) bool {
+	return slices.ContainsFunc(c.Networks, func(n Network) bool {
+		return relay == n.Via || n.Net.Contains(relay) && relay != n.Net.Masked().Addr() && relay != last(n.Net)
+	})
+}
+
 // relayable says what is wrong with a relay's address and count, if anything.
 func relayable(p Packet, relay netip.Addr, own netip.Addr) string {
 	switch {
@@ -96,10 +107,13 @@ func relayable(p Packet, relay netip.Addr, own netip.Addr) string {
 	return ""
 }
 
-// notSetUp is said of a relay whose network we don't know.
-func notSetUp(relay netip.Addr) string {
+// notSetUp is said of a relay that we don't answer.
+func (c *Config) notSetUp(relay netip.Addr) string {
+	if c.Net.Contains(relay) {
+		return fmt.Sprintf("came over the relay %v of this network, where none is needed, and gets no answer: if it leads to another network, start the appliance with --network NETWORK,via=%v, else switch that relay off", relay, relay)
+	}
 	guess, _ := relay.Prefix(24)
-	return fmt.Sprintf("came over the relay %v from a network that is not set up here, and gets no address: start the appliance with --network %v (that network, with its real size), or have the relay pass on to another server", relay, guess)
+	return fmt.Sprintf("came over the relay %v from a network that is not set up here, and gets no answer: start the appliance with --network %v (that network, with its real size), or have the relay pass on to another server", relay, guess)
 }
 
 // carry makes r a reply that finds its way back: option 82 as it came (RFC 3046

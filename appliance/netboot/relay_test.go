@@ -25,7 +25,9 @@ var behind = Network{
 func over(relay string) dhcpv4.Modifier { return dhcpv4.WithGatewayIP(net.ParseIP(relay)) }
 
 func TestOverARelay(t *testing.T) {
-	s := newShop(t, func(c *Config) { c.Networks = []Network{behind} })
+	n := behind
+	n.Via = netip.MustParseAddr("10.77.0.254")
+	s := newShop(t, func(c *Config) { c.Networks = []Network{n} })
 	discover := func(mac string, mods ...dhcpv4.Modifier) (*dhcpv4.DHCPv4, Decision) {
 		p := request(t, dhcpv4.MessageTypeDiscover, mods...)
 		p.ClientHWAddr = hardware(t, mac)
@@ -53,9 +55,9 @@ func TestOverARelay(t *testing.T) {
 	want(t, "at home", d.Addr.String()+" to "+d.To.String(), "10.77.0.100 to 255.255.255.255:68")
 	// Chosen by the relay's word: two networks on one of its cards.
 	link := append([]byte{5, 4}, net.IPv4(10, 88, 0, 1).To4()...)
-	_, d = discover(mac2, over("10.99.0.1"), option(dhcpv4.OptionRelayAgentInformation, link...))
-	want(t, "link selection", d.Addr.String()+" to "+d.To.String(), "10.88.0.101 to 10.99.0.1:67")
-	_, d = discover(mac3, over("10.99.0.1"), option(dhcpv4.OptionSubnetSelection, 10, 88, 0, 1))
+	_, d = discover(mac2, over("10.77.0.254"), option(dhcpv4.OptionRelayAgentInformation, link...))
+	want(t, "link selection", d.Addr.String()+" to "+d.To.String(), "10.88.0.101 to 10.77.0.254:67")
+	_, d = discover(mac3, over("10.77.0.254"), option(dhcpv4.OptionSubnetSelection, 10, 88, 0, 1))
 	want(t, "subnet selection, and the pool is full", d.Err, poolFull)
 	// A PC can't choose for itself.
 	_, d = discover(mac3, option(dhcpv4.OptionSubnetSelection, 10, 88, 0, 1))
@@ -92,14 +94,52 @@ func TestOverARelay(t *testing.T) {
 		}
 	}
 
-	// In proxy mode the PC gets its boot file the same way, set up or not.
+	// In proxy mode the PC gets its boot file the same way.
 	cfg := s.cfg
 	cfg.Mode = Proxy
-	for _, relay := range []string{"10.88.0.1", "10.99.0.1"} {
-		r, d = Decide(request(t, dhcpv4.MessageTypeDiscover, append(asPXE, over(relay))...), cfg, View{})
-		if r == nil || !r.YourIPAddr.IsUnspecified() || d.To.String() != relay+":67" || r.GatewayIPAddr.String() != relay {
-			t.Errorf("proxy: %v %+v", r, d)
+	r, d = Decide(request(t, dhcpv4.MessageTypeDiscover, append(asPXE, over("10.88.0.1"))...), cfg, View{})
+	if r == nil || !r.YourIPAddr.IsUnspecified() || d.To.String() != "10.88.0.1:67" || r.GatewayIPAddr.String() != "10.88.0.1" {
+		t.Errorf("proxy: %v %+v", r, d)
+	}
+}
+
+// Nobody can have replies sent to whom they like: only to relays of the networks
+// that are set up, whatever else the request says of where it comes from.
+func TestRepliesGoToOurRelaysOnly(t *testing.T) {
+	cfg := testConfig
+	via := behind
+	via.Via = netip.MustParseAddr("10.77.0.254")
+	link := option(dhcpv4.OptionRelayAgentInformation, 5, 4, 10, 88, 0, 1)
+	for _, tt := range []struct {
+		relay string
+		said  string // empty: it is answered
+	}{
+		{"10.88.0.1", ""},
+		{"10.77.0.254", ""},
+		{"10.77.0.200", "--network NETWORK,via=10.77.0.200"}, // a host at home
+		{"192.0.2.7", "--network 192.0.2.0/24"},
+		{"10.88.0.0", "is not set up here"}, // everybody there
+		{"10.88.0.255", "is not set up here"},
+	} {
+		for _, mode := range []Mode{Full, Proxy} {
+			for _, kind := range []dhcpv4.MessageType{dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest, dhcpv4.MessageTypeInform} {
+				cfg.Mode, cfg.Networks = mode, []Network{via}
+				p := request(t, kind, append(asPXE, over(tt.relay), link, dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(behind.PoolFrom.AsSlice())))...)
+				r, d := Decide(p, cfg, View{Next: behind.PoolFrom, Grant: true})
+				switch {
+				case tt.said == "":
+					if d.Err != "" || r != nil && d.To != netip.AddrPortFrom(netip.MustParseAddr(tt.relay), dhcpPort) {
+						t.Errorf("%v over %s, %v: %v %+v", kind, tt.relay, mode, r, d)
+					}
+				case r != nil || d.Problem != ProblemRelay || !strings.Contains(d.Err, tt.said) || d.Silent:
+					t.Errorf("%v over %s, %v: %v %+v", kind, tt.relay, mode, r, d)
+				}
+			}
 		}
+	}
+	// Another's phones behind another's relay are nothing to tell of.
+	if r, d := Decide(request(t, dhcpv4.MessageTypeDiscover, over("192.0.2.7")), cfg, View{}); r != nil || !d.Silent {
+		t.Errorf("a phone in proxy mode: %v %+v", r, d)
 	}
 }
 
