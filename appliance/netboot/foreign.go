@@ -169,6 +169,11 @@ func Look(ctx context.Context, ifname string) (others []Other, sure bool, err er
 	if err != nil {
 		return nil, false, err
 	}
+	return e.look(ctx, ifname)
+}
+
+// look is Look with ears, which it closes.
+func (e *ears) look(ctx context.Context, ifname string) (others []Other, sure bool, err error) {
 	defer e.conn.Close()
 	listening, stop := context.WithCancel(ctx)
 	defer stop()

@@ -103,18 +103,9 @@ func (s *Server) watchOnce(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { e.conn.Close() })()
 	defer e.conn.Close()
 	signs := e.listen(ctx)
-	links := make(chan netlink.LinkUpdate, 16)
-	// What an event says is looked up anyway, so that a lost one costs a tick.
-	if err := netlink.LinkSubscribe(links, ctx.Done()); err != nil {
+	links, err := linkEvents(ctx)
+	if err != nil {
 		s.log.Debug("link events", "err", err)
-	} else {
-		// Whoever sends them ends with ctx, and only when it can send.
-		defer func(all <-chan netlink.LinkUpdate) {
-			go func() {
-				for range all {
-				}
-			}()
-		}(links)
 	}
 	s.learn(func(o *outlook, _ time.Time) { o.mac = e.mac.String() })
 	next := time.NewTimer(0)
@@ -169,6 +160,26 @@ func (s *Server) watchOnce(ctx context.Context) error {
 		// Once a second at least: time alone may change the mode.
 		next.Reset(min(max(pace-time.Since(asked), 10*time.Millisecond), time.Second))
 	}
+}
+
+// linkEvents says that something about a link is new, until ctx ends. What an event
+// says is looked up anyway, so that several may be told as one.
+func linkEvents(ctx context.Context) (<-chan struct{}, error) {
+	all := make(chan netlink.LinkUpdate)
+	if err := netlink.LinkSubscribe(all, ctx.Done()); err != nil {
+		return nil, err
+	}
+	news := make(chan struct{}, 1)
+	go func() {
+		defer close(news)
+		for range all { // whoever sends them only ends when it can send
+			select {
+			case news <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return news, nil
 }
 
 func linkUp(name string) (bool, error) {
