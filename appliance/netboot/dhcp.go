@@ -14,7 +14,7 @@ import (
 
 const (
 	maxPacket = 4096 // bytes of a request that are read
-	maxAtOnce = 128  // requests worked on; more are dropped, and every client repeats
+	maxAtOnce = 128  // requests worked on; more wait
 	maxProbes = 4    // addresses tried for one DISCOVER
 )
 
@@ -52,12 +52,7 @@ func (s *Server) serveDHCP(ctx context.Context, conn *net.UDPConn, port int) err
 			s.sight(Sighting{What: "malformed", IP: peer.Addr().String(), Arch: NoArch, Err: fmt.Sprintf("no DHCP packet: %v", err)})
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			s.log.Warn("DHCP: too many requests at once, one dropped", "mac", m.ClientHWAddr)
-			continue
-		}
+		slots <- struct{}{} // meanwhile the kernel keeps what comes
 		at := time.Now()
 		go func() {
 			defer func() { <-slots }()

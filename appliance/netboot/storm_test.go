@@ -106,6 +106,27 @@ func TestRoomFullOfPCs(t *testing.T) {
 	}
 }
 
+// More PCs ask at once than are worked on: they wait their turn, and none has to
+// ask again.
+func TestMorePCsThanAtOnce(t *testing.T) {
+	c := newCable(t)
+	cfg := c.config(&desk{})
+	cfg.Net, cfg.PoolFrom, cfg.PoolTo = netip.MustParsePrefix("10.77.0.0/16"), netip.MustParseAddr("10.77.1.0"), netip.MustParseAddr("10.77.9.0")
+	start(t, cfg)
+	room := storm.Room{
+		Interface: c.pc, PCs: 2 * maxAtOnce, Patience: time.Minute, Inside: c.there,
+		Chain: func(int) []storm.Step { return storm.BIOS("")[:1] },
+	}
+	done, err := room.Run(t.Context())
+	must(t, err)
+	for i, pc := range done {
+		if pc.Err != nil || pc.Repeats > 0 {
+			t.Errorf("PC %d, %v: asked %d times again, %v", i, pc.Address, pc.Repeats, pc.Err)
+			break
+		}
+	}
+}
+
 // there is inside for code that has no test to fail.
 func (c *cable) there(f func() error) error {
 	done := make(chan error, 1)
