@@ -25,8 +25,6 @@ import (
 type Room struct {
 	Interface string
 	PCs       int
-	AtOnce    int                 // 0: all; else the next is switched on when one is through
-	First     int                 // number of the first PC, part of its MAC
 	Chain     func(pc int) []Step // what each does, in this order
 	// Content is what a file has to hold, by its name; nil for any bytes.
 	Content func(name string) []byte
@@ -81,20 +79,10 @@ func (r Room) Run(ctx context.Context) ([]PC, error) {
 	pcs := make([]PC, r.PCs)
 	start := time.Now()
 	var all sync.WaitGroup
-	slots := make(chan struct{}, max(r.AtOnce, 1))
 	for i := range pcs {
-		if r.AtOnce > 0 {
-			slots <- struct{}{}
-		}
 		p := &machine{PC: &pcs[i], room: r, wire: wire, link: link, start: start}
-		n := r.First + i
-		p.MAC = net.HardwareAddr{0x02, 0x52, 0x46, byte(n >> 16), byte(n >> 8), byte(n)}
-		all.Go(func() {
-			p.Err = p.run(ctx, r.Chain(i))
-			if r.AtOnce > 0 {
-				<-slots
-			}
-		})
+		p.MAC = net.HardwareAddr{0x02, 0x52, 0x46, byte(i >> 16), byte(i >> 8), byte(i)}
+		all.Go(func() { p.Err = p.run(ctx, r.Chain(i)) })
 	}
 	all.Wait()
 	return pcs, r.Inside(func() (err error) {

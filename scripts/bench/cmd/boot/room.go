@@ -27,7 +27,7 @@ import (
 // own, the PCs'.
 const (
 	serverCard, pcCard = "srv0", "pc0"
-	serverIP           = "10.77.0.1"
+	serverIP, pcIP     = "10.77.0.1", "10.77.0.2"
 )
 
 type room struct {
@@ -48,6 +48,9 @@ func newRoom(mbit int) (r *room, err error) {
 		"ip -n " + r.server + " addr add " + serverIP + "/16 dev " + serverCard,
 		"ip -n " + r.server + " link set " + serverCard + " up",
 		"ip -n " + r.pcs + " link set " + pcCard + " up",
+		"ip -n " + r.pcs + " addr add " + pcIP + "/16 dev " + pcCard,
+		"ip -n " + r.pcs + " addr add " + relayIP + "/16 dev " + pcCard,
+		"ip -n " + r.server + " route add " + relayNet + " via " + pcIP,
 	}
 	if mbit > 0 {
 		// What a card's driver holds back: 64 KiB in one go, 10 ms behind it.
@@ -86,7 +89,7 @@ func (r *room) serve(name string, args ...string) error {
 	if err := r.cmd.Start(); err != nil {
 		return err
 	}
-	for range 100 {
+	for range 400 { // the appliance looks for other servers first
 		time.Sleep(50 * time.Millisecond)
 		out, _ := exec.Command("ip", "netns", "exec", r.server, "cat", "/proc/net/udp").Output()
 		if strings.Contains(string(out), ":0045 ") { // TFTP comes last
@@ -129,6 +132,21 @@ func (r *room) ours(o options) error {
 	return r.serve(self, "server", filepath.Join(o.data, "payload", "boot"), filepath.Join(r.dir, "leases.json"))
 }
 
+// appliance is ours as it is run, with the network behind the relay.
+func (r *room) appliance(o options) error {
+	data := filepath.Join(r.dir, "data")
+	from, err := filepath.Abs(o.data)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.MkdirAll(data, 0o700), // boot files are of use with the keys that they were made with only
+		os.Symlink(filepath.Join(from, "payload"), filepath.Join(data, "payload")), os.Symlink(filepath.Join(from, "keys"), filepath.Join(data, "keys"))); err != nil {
+		return err
+	}
+	return r.serve(filepath.Join(o.dir, "refurb"), "serve", "--interface", serverCard, "--address", serverIP+"/16", "--dhcp", "full",
+		"--network", relayNet+",via="+pcIP+",pool="+relayFrom+"-"+relayTo, "--data", data, "--dashboard", serverIP+":8000")
+}
+
 // dnsmasq is set up as its own documentation says for PXE, without the check of
 // an address by ping, which would cost it 3 seconds for each PC.
 func (r *room) dnsmasq(o options) error {
@@ -150,7 +168,7 @@ func (r *room) dnsmasq(o options) error {
 		return err
 	}
 	return r.serve("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--user=root", "--port=0", "--interface="+serverCard, "--bind-interfaces",
-		"--dhcp-range=10.77.1.0,10.77.250.254,255.255.0.0,2h", "--dhcp-lease-max=60000", "--dhcp-authoritative", "--no-ping",
+		"--dhcp-range=10.77.1.0,10.77.250.254,255.255.0.0,2h", "--dhcp-range="+relayFrom+","+relayTo+",255.255.0.0,2h", "--dhcp-lease-max=60000", "--dhcp-authoritative", "--no-ping",
 		"--dhcp-leasefile="+filepath.Join(r.dir, "dnsmasq.leases"), "--enable-tftp", "--tftp-root="+dir, "--tftp-max=256",
 		"--dhcp-match=set:uefi,option:client-arch,7", "--dhcp-boot=tag:uefi,shimx64.efi", "--dhcp-boot=tag:!uefi,undionly.kpxe")
 }
