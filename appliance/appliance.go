@@ -41,7 +41,8 @@ type Appliance struct {
 	log   *slog.Logger
 	lock  *os.File // of the data folder
 	files *payload.Payload
-	net   network // known once Run has joined it
+	place *place  // known once Run has taken it
+	net   network // likewise
 	boot  atomic.Pointer[netboot.Server]
 }
 
@@ -137,8 +138,8 @@ func (a *Appliance) Network() (s netboot.Status, ok bool) {
 	return b.Status(), true
 }
 
-// Run serves until ctx ends or a part fails; then every part ends. page is the
-// dashboard, or nil.
+// Run serves until ctx ends or a part fails; then every part ends. With ErrMoves
+// it wants to be opened and run again. page is the dashboard, or nil.
 func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 	cfg := a.Config
 	at, err := a.join(ctx)
@@ -146,6 +147,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 		return err
 	}
 	defer at.leave()
+	a.place = at
 	addr := at.addr
 	if a.net, err = cfg.network(addr, at.lent); err != nil {
 		return err
@@ -195,6 +197,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 	parts := map[string]func(context.Context) error{
 		"network boot": boot.Run,
 		"address":      at.keep,
+		"move":         a.follow,
 		"registry":     a.Registry.Run,
 		"sharing":      sharing.Run,
 		"boot trace":   a.Trace.Run,

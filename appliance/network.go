@@ -33,6 +33,9 @@ type place struct {
 	lent  bool            // addr is from one of them
 	ours  bool            // we have set it, and take it away
 
+	chosen   bool          // addr is neither a person's choice nor another program's
+	patience time.Duration // before it is given up for another
+
 	ways  []*netlink.Route // that we have set
 	name  string
 	lease *nclient4.Lease
@@ -45,7 +48,7 @@ type place struct {
 // an address there.
 func (a *Appliance) join(ctx context.Context) (*place, error) {
 	cfg := a.Config
-	p := &place{name: cfg.Interface, log: a.log, grace: addressGrace, note: filepath.Join(cfg.Data, "borrowed")}
+	p := &place{name: cfg.Interface, log: a.log, grace: addressGrace, patience: moveAfter, note: filepath.Join(cfg.Data, "borrowed")}
 	link, err := switchOn(cfg.Interface)
 	if err != nil {
 		return nil, err
@@ -81,8 +84,10 @@ func (p *place) settle(ctx context.Context, link netlink.Link, want string, give
 			}
 			p.addr = own
 			p.lent = a.Flags&unix.IFA_F_PERMANENT == 0
+			p.chosen = own.String() == ownNetwork && !p.lent
 			return nil
 		}
+		p.chosen = true
 		if giver {
 			return p.borrow(ctx, link)
 		}

@@ -47,20 +47,29 @@ func newCord(t *testing.T) *cord {
 	if os.Geteuid() != 0 {
 		t.Fatal("needs network namespaces: run as root")
 	}
-	w := &cord{T: t}
-	for _, ns := range []*netns.NsHandle{&w.there, &w.here} {
-		made := make(chan error)
-		go func() {
-			runtime.LockOSThread()
-			var err error
-			*ns, err = netns.New()
-			made <- err
-		}()
-		if err := <-made; err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { ns.Close() })
+	return layCord(t, newSpace(t))
+}
+
+// newSpace is a network namespace that lasts as long as the test.
+func newSpace(t *testing.T) (ns netns.NsHandle) {
+	t.Helper()
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		var err error
+		ns, err = netns.New()
+		made <- err
+	}()
+	if err := <-made; err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+func layCord(t *testing.T, here netns.NsHandle) *cord {
+	t.Helper()
+	w := &cord{T: t, here: here, there: newSpace(t)}
 	w.must(w.in(w.here, func() error {
 		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "wk0"}, PeerName: "rt0"}); err != nil {
 			return err
@@ -109,7 +118,7 @@ func (w *cord) router() (stop func()) {
 			return err
 		}
 		cmd := exec.Command("dnsmasq", "--no-daemon", "--port=0", "--conf-file=/dev/null", "--user=root", "--interface=rt0", "--bind-interfaces",
-			"--dhcp-authoritative", "--no-ping", "--dhcp-range=192.168.7.50,192.168.7.60,2m", "--dhcp-leasefile="+filepath.Join(w.TempDir(), "leases"), "--pid-file=")
+			"--dhcp-authoritative", "--no-ping", "--dhcp-range=192.168.7.50,192.168.7.59,2m", "--dhcp-leasefile="+filepath.Join(w.TempDir(), "leases"), "--pid-file=")
 		if err := cmd.Start(); err != nil {
 			return err
 		}

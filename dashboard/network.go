@@ -18,6 +18,7 @@ type Network struct {
 	Givers []string  `json:"givers"` // others that give addresses
 	Boots  []string  `json:"boots"`  // others that give boot files
 	Apart  bool      `json:"apart"`  // PCs get addresses from which they don't reach this server
+	Moves  bool      `json:"moves"`  // this server takes another address once no PC is here
 	Twin   bool      `json:"twin"`   // another machine has this server's address
 	Needs  bool      `json:"needs"`  // a person should see to it
 	Text   string    `json:"text"`   // all of it, in English
@@ -51,6 +52,9 @@ func netOf(n Network, ok bool) *netLine {
 		l.Says = append(l.Says, Say{Text: n.Text})
 		return l
 	}
+	if n.Moves && n.Why == "kept" {
+		id = "net.kept.moves"
+	}
 	several := len(n.Givers) > 1 && n.Why != "clash"
 	if several {
 		say("net.several", "Others", n.Givers)
@@ -58,7 +62,10 @@ func netOf(n Network, ok bool) *netLine {
 	if !several || n.Why != "beside" {
 		say(id, "Others", n.Givers)
 	}
-	if n.Apart {
+	switch {
+	case n.Apart && n.Moves:
+		say("net.apart.moves", "Others", n.Givers, "Own", n.Own)
+	case n.Apart:
 		say("net.apart", "Others", n.Givers, "Own", n.Own)
 	}
 	if n.Twin {

@@ -33,6 +33,8 @@ func TestWhoGivesTheAddresses(t *testing.T) {
 		{Network{Why: "beside", Givers: []string{"192.168.1.1"}}, []string{`class="net"`, "The router at 192.168.1.1 gives the PCs their addresses"}},
 		{Network{Why: "beside", Needs: true, Givers: []string{"192.168.1.1", "192.168.1.2"}, Apart: true, Own: "10.77.0.1"},
 			[]string{"note hold", "disturb each other: 192.168.1.1, 192.168.1.2.", "at 10.77.0.1"}},
+		{Network{Why: "beside", Needs: true, Givers: []string{"192.168.1.1"}, Apart: true, Moves: true, Own: "10.77.0.1"}, []string{"takes an address from there"}},
+		{Network{Why: "kept", Needs: true, Moves: true}, []string{"gives the addresses itself"}},
 		{Network{Why: "alone", Needs: true, Twin: true, Own: "10.77.0.1", Boots: []string{"10.77.0.9"}}, []string{"note hold", "address 10.77.0.1", "10.77.0.9 gives out boot files"}},
 		{Network{Why: "something new", Text: "said <in> English"}, []string{"said &lt;in&gt; English"}},
 	} {
@@ -45,8 +47,10 @@ func TestWhoGivesTheAddresses(t *testing.T) {
 	// Every reason has its words, with nothing left open, in every language.
 	for _, w := range h.dash.langs.list {
 		for _, why := range []string{"looking", "nolink", "alone", "beside", "silent", "kept", "clash", "nobody"} {
-			l := netOf(Network{Why: why, Givers: []string{"192.168.1.1", "192.168.1.2"}, Boots: []string{"192.168.1.3"}, Apart: true, Twin: true, Own: "10.77.0.1"}, true)
-			for _, s := range l.Says {
+			n := Network{Why: why, Givers: []string{"192.168.1.1", "192.168.1.2"}, Boots: []string{"192.168.1.3"}, Apart: true, Twin: true, Own: "10.77.0.1"}
+			moves := n
+			moves.Moves = true
+			for _, s := range append(netOf(n, true).Says, netOf(moves, true).Says...) {
 				text := string(w.Say(s))
 				if w.Tag == "ar" && strings.Contains(isolates.Replace(text), "192.168.1.1, ") {
 					t.Errorf("Latin commas in %s", text)

@@ -154,7 +154,7 @@ func network(a *appliance.Appliance) func() (dashboard.Network, bool) {
 		}
 		n := dashboard.Network{
 			Mode: st.Mode.String(), Fixed: st.Fixed, Why: string(st.Why), Since: st.Since, Own: st.Own.Addr().String(),
-			Givers: []string{}, Boots: []string{}, Apart: st.Apart(), Twin: st.Twin(), Needs: st.Needs(), Text: st.Text(),
+			Givers: []string{}, Boots: []string{}, Apart: st.Apart(), Moves: a.Moves(), Twin: st.Twin(), Needs: st.Needs(), Text: st.Text(),
 		}
 		for _, o := range st.Others {
 			if o.Boots {

@@ -79,6 +79,18 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	for {
+		if err := serve(ctx, cfg, log); !errors.Is(err, appliance.ErrMoves) {
+			return err
+		}
+		log.Info("starts again, for another address")
+	}
+}
+
+// serve ends all that it has begun.
+func serve(ctx context.Context, cfg appliance.Config, log *slog.Logger) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	a, err := appliance.Open(ctx, cfg, log)
 	if err != nil {
 		return err
