@@ -145,7 +145,7 @@ type image struct {
 	best    int64             // the fastest Rate that anybody reported
 	probed  float64           // frames per second of the last one moved without proof
 	tried   []*member         // heads that were moved because they got little from the appliance
-	tries   int               // how many in a row; MaxTried: that is not their doing
+	tries   int               // how many in a row; MaxTried: that is nobody's doing
 	guilty  map[string]string // ID → why it is nobody's source, beyond its membership
 	stale   bool              // the line changed: assign again
 	due     bool              // somebody needs something else than before
@@ -167,6 +167,8 @@ type member struct {
 	lost     bool      // out of the line until it is heard of
 	retired  bool      // done, and nobody profits from it
 	struck   bool      // two PCs complained of it before
+	thin     time.Time // since when it, the head, gets little from the appliance
+	got      float64   // bytes per second that it got when it was moved for that
 	hopped   bool      // its source was moved because it got little
 	slowed   []*member // who was moved because it got little from this one, the head; at most two
 	mute     string

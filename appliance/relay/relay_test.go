@@ -305,29 +305,61 @@ func TestSlowHop(t *testing.T) {
 // A head with a bad cable holds up everybody; but when all heads get little, the
 // appliance is the slow one, and the line is as it was.
 func TestSlowHead(t *testing.T) {
+	slow := func(who string) func(string, int) int {
+		return func(id string, _ int) int {
+			if strings.Contains(who, id) {
+				return 10
+			}
+			return 90
+		}
+	}
 	for _, c := range []struct {
 		name  string
-		pcs   string // in the order in which they come
-		slow  string // these get a tenth of what a link carries
-		moved string // at the end
+		pcs   string                          // in the order in which they come
+		pace  func(id string, second int) int // MB/s that each would get from the appliance; below 0: it isn't there yet
+		moved string                          // at the end
 	}{
-		{"the head's cable", "abcdef", "a", "a"},
-		{"two cables", "abcdef", "ab", "ab"},
-		{"of two PCs", "ab", "a", "a"},
-		{"the appliance", "abcdef", "abcdef", ""},
-		{"the appliance, two PCs", "ab", "ab", ""},
-		{"nobody else", "a", "a", ""},
+		{"the head's cable", "abcdef", slow("a"), "a"},
+		{"two cables", "abcdef", slow("ab"), "ab"},
+		{"of two PCs", "ab", slow("a"), "a"},
+		{"the appliance", "abcdef", slow("abcdef"), ""},
+		{"the appliance, two PCs", "ab", slow("ab"), ""},
+		{"nobody else", "a", slow("a"), ""},
+		{"nobody else at first", "abcdef", func(id string, second int) int {
+			if id != "a" && second < 15 {
+				return -1
+			}
+			return slow("a")(id, second)
+		}, "a"},
+		{"the appliance, for a moment now and then", "abcdef", func(_ string, second int) int {
+			if second%12 < 3 {
+				return 10
+			}
+			return 90
+		}, ""},
+		{"the appliance, about a quarter", "abcdef", func(id string, _ int) int {
+			if id < "c" {
+				return 30
+			}
+			return 33
+		}, ""},
+		{"the appliance, for half of the time", "abcdef", func(_ string, second int) int {
+			if second < 30 {
+				return 20
+			}
+			return 40
+		}, ""},
 	} {
 		b := newBench(t, Config{})
-		have, orders := map[string]int{}, map[string]Order{}
+		have, orders := map[string]int{}, map[string]Order{} // in MB
 		moves := 0
-		for range 60 {
+		for second := range 60 {
 			for id := range strings.SplitSeq(c.pcs, "") {
-				o, pace := orders[id], 9
-				if strings.Contains(c.slow, id) {
-					pace = 1
+				o, pace := orders[id], c.pace(id, second)
+				if pace < 0 {
+					continue
 				}
-				missing := 10000 - have[id]
+				missing := 100_000 - have[id]
 				if len(o.Sources) > 0 {
 					pace, missing = min(pace, have[o.Sources[0].ID]-have[id]), 0
 				} else if !o.Depot {
@@ -335,7 +367,7 @@ func TestSlowHead(t *testing.T) {
 				}
 				have[id] += pace
 				next := b.hear(say(id, have[id], serial(o), func(s *Status) {
-					s.Frames, s.Missing, s.Rate = 10000, missing, int64(pace)*11e6
+					s.Frames, s.Missing, s.Rate = 100_000, missing, int64(pace)*1e6
 				}))
 				if from(next) != from(o) {
 					moves++
@@ -353,8 +385,8 @@ func TestSlowHead(t *testing.T) {
 		if moved != c.moved || moves > 4*len(c.pcs) {
 			t.Errorf("%s: %q stand behind, after %d changes", c.name, moved, moves)
 		}
-		if f := have[c.pcs[len(c.pcs)-1:]]; c.moved != "" && f < 300 {
-			t.Errorf("%s: the last PC has %d frames after a minute", c.name, f)
+		if f := have[c.pcs[len(c.pcs)-1:]]; c.moved != "" && f < 3000 {
+			t.Errorf("%s: the last PC has %d MB after a minute", c.name, f)
 		}
 	}
 }

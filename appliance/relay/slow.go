@@ -21,10 +21,11 @@ import (
 //     somebody behind it has its memory full, or lacks what it has: then it is
 //     held back and not slow.
 //   - it is the head, holds the appliance, and gets a quarter of what its link
-//     carries, although it and those behind it have room. Nobody has shown that
-//     the appliance gives more, so it is moved on suspicion, at most MaxTried in
-//     a row: when none of them was faster, the appliance or what leads to it is
-//     the slow one, and all of them come back.
+//     carries for thin, although it and those behind it have room. Nobody has
+//     shown that the appliance gives more, so it is moved on suspicion, at most
+//     MaxTried in a row. When none after them gets clearly more, the appliance or
+//     what leads to it is the slow one: they come back, and nobody is moved so
+//     until a head gets half of what its link carries.
 //   - it receives nothing for stuck, although somebody has frames for it.
 const (
 	window = 1900 * time.Millisecond // at least so long, or it is no fact: three statuses
@@ -39,6 +40,7 @@ const (
 	behind  = 8    // frames between a hop's ends, more than are under way
 	ring    = 12   // samples
 	poor    = 4    // a head's link carries so many times what it gets
+	thin    = 4 * time.Second
 )
 
 type sample struct {
@@ -216,17 +218,29 @@ func (im *image) slowHead(now time.Time, m *member) {
 		return
 	}
 	_, rate, all := m.over(now, func(s sample) bool { return s.backlog <= room && s.rate > 0 && s.at.After(m.held) })
+	carries := float64(m.Mbit) * 1e6 / 8
 	switch {
 	case !all:
-	case rate*8*poor >= float64(m.Mbit)*1e6:
-		im.tried, im.tries = nil, 0 // the appliance gives enough: those before this one were slow
-	case im.tries < MaxTried && m.block.size() > 1:
-		if m.movable(now) {
-			im.tries++
-			im.tried = append(im.tried, m)
-			im.behindAll(now, m, slowLink)
+		m.thin = time.Time{}
+	case rate*poor >= carries:
+		m.thin = time.Time{}
+		if len(im.tried) > 0 || rate*2 >= carries {
+			im.tries = 0
 		}
-	default:
+		if as := slices.DeleteFunc(im.tried, func(t *member) bool { return t.got*2*factor < rate }); len(as) > 0 { // as slow as this one
+			im.acquit(now, as)
+			im.tries = MaxTried
+		}
+		im.tried = nil
+	case m.thin.IsZero():
+		m.thin = now
+	case now.Sub(m.thin) < thin || !m.movable(now):
+	case im.tries < MaxTried && m.block.size() > 1:
+		im.tries++
+		im.tried = append(im.tried, m)
+		m.got, m.thin = rate, time.Time{}
+		im.behindAll(now, m, slowLink)
+	case len(im.tried) > 0:
 		im.acquit(now, im.tried)
 		im.tried, im.tries = nil, MaxTried
 	}
