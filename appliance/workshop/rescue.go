@@ -106,10 +106,11 @@ func (r *Registry) ForgetRescue(ctx context.Context, actor, deviceID string) err
 // rescue spends what was chosen for a device's next start, and gives it again to
 // the same start. "": nothing was chosen.
 func (d *draft) rescue(v *Device, s Start) StartKind {
-	if v.Given.holds(s, d.now) {
+	can := func(k Rescue) bool { return k != "" && !(s.Stick && k == RescueMemory) }
+	if v.Given.holds(s, d.now) && can(v.Given.Kind) {
 		return v.Given.Kind.start()
 	}
-	if v.Rescue == "" || s.Stick && v.Rescue == RescueMemory {
+	if !can(v.Rescue) {
 		return ""
 	}
 	dev := d.device(v.ID)

@@ -155,6 +155,19 @@ func TestRescueFromAStick(t *testing.T) {
 			t.Errorf("%s: %q is left", kind, left)
 		}
 	}
+	// The memory test came over the network, and right after it the PC starts from
+	// the stick.
+	if err := h.ChooseRescue(bg, "lead1", id, workshop.RescueMemory); err != nil {
+		t.Fatal(err)
+	}
+	h.clock.pass(time.Minute)
+	if got := p.fetch(time.Second); got != workshop.StartMemory {
+		t.Fatalf("it starts %s", got)
+	}
+	h.clock.pass(time.Minute)
+	if a, err := h.StickBoot(bg, ask); err != nil || a.Token == "" {
+		t.Errorf("%+v, %v", a, err)
+	}
 }
 
 func TestRescueRefused(t *testing.T) {
