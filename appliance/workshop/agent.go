@@ -131,7 +131,7 @@ func (r *Registry) identify(d *draft, b *Boot, rep *wire.Report) (dev *Device, r
 		}
 		return d.device(id), nil, nil
 	}
-	if !me.known() {
+	if !r.identifies(me) {
 		doubt = Doubt{Kind: DoubtNobody}
 	}
 	if len(r.devices) >= maxDevices || !r.newcomers.AllowN(d.now, 1) {
@@ -275,7 +275,7 @@ func (r *Registry) assess(d *draft, dev *Device, j *Job) verdict {
 	// A PC that nothing identifies is a new one at every start: for it, once per
 	// device would be once per start.
 	// So it may be for one that fits two records.
-	countable := identityOf(&dev.Report, dev.MACs).known() && !slices.ContainsFunc(dev.Doubts, func(v Doubt) bool { return v.Kind == DoubtEqual })
+	countable := r.identifies(identityOf(&dev.Report, dev.MACs)) && !slices.ContainsFunc(dev.Doubts, func(v Doubt) bool { return v.Kind == DoubtEqual })
 	if l := r.lots[r.open]; l != nil && l.Standing && dev.Lot == l.ID && dev.State.inWork() && countable {
 		f.standing = l.ID
 		for _, past := range r.jobsOf(dev.ID) {

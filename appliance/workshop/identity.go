@@ -154,11 +154,6 @@ func identityOf(rep *wire.Report, macs []string) identity {
 	}
 }
 
-// known reports whether anything identifies this PC.
-func (a identity) known() bool {
-	return a.uuid != "" || a.system != "" || a.board != "" || a.chassis != "" || len(a.macs) > 0
-}
-
 // keys under which a device is found again.
 func (a identity) keys() []string {
 	var keys []string

@@ -15,6 +15,10 @@ const (
 	maxTurned = 2 // of PCs that were turned away, besides: anybody can make them up
 	maxDoubts = 4
 	maxInFace = 8 // cards, disks
+
+	// maxShared is how many records may share a key. One that more share tells none of
+	// them from the others, and a stranger can make up as many as it has patience for.
+	maxShared = 64
 )
 
 // who finds the record of a PC among all that share something with it.
@@ -22,8 +26,10 @@ func (r *Registry) who(me identity) (id string, doubt Doubt) {
 	var ids []string
 	void := map[string]bool{}
 	for _, k := range me.keys() {
-		ids = append(ids, r.found[k]...)
 		void[k] = r.void(k)
+		if !r.crowded(k) {
+			ids = append(ids, r.found[k]...)
+		}
 	}
 	slices.Sort(ids)
 	var known []candidate
@@ -42,10 +48,25 @@ func (r *Registry) who(me identity) (id string, doubt Doubt) {
 	return match(me, known, void)
 }
 
-// void reports whether people have said that the devices with this key are
-// several PCs: then it identifies none of them. A stranger may make up any number
-// of those; few have anything to do with what people said.
+// identifies reports whether a PC that shows itself so would be found again.
+func (r *Registry) identifies(me identity) bool {
+	void := map[string]bool{}
+	for _, k := range me.keys() {
+		void[k] = r.crowded(k)
+	}
+	same, _ := weigh(me, me, void)
+	return same >= enough
+}
+
+// crowded reports whether more records share a key than it can tell apart.
+func (r *Registry) crowded(key string) bool { return len(r.found[key]) > maxShared }
+
+// void reports whether a key identifies nobody: people have said that the devices
+// with it are several PCs, or there are too many of them.
 func (r *Registry) void(key string) bool {
+	if r.crowded(key) {
+		return true
+	}
 	roots := map[string]bool{}
 	for _, id := range r.found[key] {
 		roots[r.root(id)] = true
