@@ -33,7 +33,7 @@ const (
 // that a newer agent of the same version is understood; every bound holds. tell is
 // told of the ends of PCs' starts; it must not block.
 func RegisterAgentAPI(e *echo.Echo, r *workshop.Registry, s *Sharing, tell func(trace.Sighting), log *slog.Logger) {
-	a := &agentAPI{registry: r, sharing: s, tell: tell, log: log, guesses: map[string]*guesses{}}
+	a := &agentAPI{registry: r, sharing: s, tell: tell, log: log, said: newSeldom(log), guesses: map[string]*guesses{}}
 	e.POST(wire.PathBoot, a.boot)
 	e.POST(wire.PathReport, a.with(true, a.report))
 	e.GET(wire.PathPlan, a.with(true, a.plan))
@@ -50,6 +50,7 @@ type agentAPI struct {
 	sharing  *Sharing
 	tell     func(trace.Sighting)
 	log      *slog.Logger
+	said     *seldom // of who is refused
 
 	mu      sync.Mutex
 	guesses map[string]*guesses
@@ -180,7 +181,7 @@ func (a *agentAPI) answer(c echo.Context, err error) error {
 			status = http.StatusTooManyRequests
 			c.Response().Header().Set("Retry-After", "10")
 		}
-		a.log.Info("an agent was refused", "path", c.Path(), "from", c.Request().RemoteAddr, "why", ref.Message)
+		a.said.say(slog.LevelInfo, "an agent was refused", "path", c.Path(), "from", c.Request().RemoteAddr, "why", ref.Message)
 		return refuse(c, status, ref.Message, ref.Next)
 	case errors.As(err, &tooBig):
 		return refuse(c, http.StatusRequestEntityTooLarge, "The message is too long", "")

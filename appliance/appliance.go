@@ -162,7 +162,7 @@ func (a *Appliance) Run(ctx context.Context, page http.Handler) error {
 		HTTPPort: cfg.HTTP, AgentsPort: cfg.Agents, Files: a.files.FS(),
 		LeaseFile:    filepath.Join(cfg.Data, "leases.json"),
 		RouterAdvert: true, Changed: func(st netboot.Status) { a.Trace.SetMode(st.Mode.String()) },
-		Log: a.log, Desk: desk{a},
+		Log: a.log, Desk: a.desk(),
 		TestPlainROM: cfg.TestPlainROM,
 	})
 	if err != nil {
@@ -289,7 +289,12 @@ func (a *Appliance) wake(ctx context.Context, macs []string) error {
 }
 
 // desk answers the boot chain's questions from the registry.
-type desk struct{ *Appliance }
+type desk struct {
+	*Appliance
+	said *seldom
+}
+
+func (a *Appliance) desk() desk { return desk{a, newSeldom(a.log)} }
 
 func (d desk) Boot(ctx context.Context, c netboot.Client) (netboot.Answer, error) {
 	kind, token, err := d.Registry.Boot(ctx, workshop.Start{MAC: c.MAC, UUID: c.UUID, Since: c.Asked, IPXE: c.IPXE})

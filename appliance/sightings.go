@@ -1,7 +1,6 @@
 package appliance
 
 import (
-	"context"
 	"log/slog"
 	"slices"
 	"strings"
@@ -18,7 +17,7 @@ func (d desk) Sighting(s netboot.Sighting) {
 	if s.Err != "" {
 		level = slog.LevelWarn
 	}
-	d.log.Log(context.Background(), level, "boot", "what", s.What, "mac", s.MAC, "ip", s.IP, "detail", s.Detail, "err", s.Err)
+	d.said.say(level, "boot", "what", s.What, "mac", s.MAC, "ip", s.IP, "detail", s.Detail, "err", s.Err)
 	d.Trace.Add(traced(s))
 }
 
