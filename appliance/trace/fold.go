@@ -65,6 +65,8 @@ type entry struct {
 	turns  int    // how often its cards took turns at once
 	copy   *Start // what was given out since the last change
 	dirty  bool   // not written yet
+	kept   bool   // it may have a file
+	over   bool   // dropped
 }
 
 func newBook() *book {
@@ -264,7 +266,9 @@ func (b *book) drop(i int) {
 			delete(b.newest, mac)
 		}
 	}
-	b.gone = append(b.gone, e.ID)
+	if e.over = true; e.kept {
+		b.gone = append(b.gone, e.ID)
+	}
 }
 
 // note keeps what belongs to no PC.

@@ -50,7 +50,7 @@ func Open(dir string, log *slog.Logger) (*Log, error) {
 // restore takes a start from an earlier run. One from a clock that was ahead must
 // not outlast all that come now.
 func (b *book) restore(s *Start, now time.Time) {
-	e := &entry{Start: *s, class: classOf(s)}
+	e := &entry{Start: *s, class: classOf(s), kept: true}
 	if e.Last.After(now) {
 		e.Last, e.dirty = now, true
 	}
@@ -203,12 +203,14 @@ func (l *Log) write(most int) error {
 			stay, errs = append(stay, id), errors.Join(errs, err)
 		}
 	}
-	for len(changed) > 0 {
+	for ; len(changed) > 0; changed, entries = changed[1:], entries[1:] {
+		if !l.keep(entries[0]) {
+			continue
+		}
 		if err := put(l.dir, changed[0].ID, changed[0]); err != nil {
 			errs = errors.Join(errs, err)
 			break // the others will fare no better
 		}
-		changed, entries = changed[1:], entries[1:]
 	}
 	if house != nil {
 		if err := put(l.dir, houseName, house); err != nil {
@@ -225,4 +227,12 @@ func (l *Log) write(most int) error {
 	l.house = l.house || house != nil
 	l.book.gone = append(stay, l.book.gone...)
 	return errs
+}
+
+// keep notes that a start is about to have a file; false: it was dropped meanwhile.
+func (l *Log) keep(e *entry) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e.kept = true
+	return !e.over
 }

@@ -140,6 +140,9 @@ func TestFloodOfStrangers(t *testing.T) {
 	if len(b.newest) > len(b.starts) {
 		t.Errorf("%d MACs of %d starts are remembered", len(b.newest), len(b.starts))
 	}
+	if len(b.gone) > 0 {
+		t.Errorf("%d files are to be removed that were never there", len(b.gone))
+	}
 	last := b.starts[len(b.starts)-1].Lines[0]
 	if len(last.Err) > maxText || strings.ContainsAny(last.Err, "\x1b\n") {
 		t.Errorf("a hostile text is kept: %q", last.Err)
