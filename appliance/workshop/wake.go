@@ -9,8 +9,10 @@ import (
 	"refurb/agent/wire"
 )
 
-// betweenWakes is how soon the same PC may be switched on again.
-const betweenWakes = 10 * time.Second
+const (
+	betweenWakes = 10 * time.Second // so soon may the same PC be switched on again
+	wakesAtOnce  = 256              // PCs; a lot may hold any number of made-up ones
+)
 
 // Wakable lists the network addresses that a PC can be switched on by: those of
 // its own cards, except where the agent found that a card can't. A dongle's is
@@ -25,7 +27,7 @@ func (v *Device) Wakable() []string {
 			macs = append(macs, mac)
 		}
 	}
-	return macs
+	return bounded(macs)
 }
 
 // Waits reports whether a PC is off, may be switched on over the network, and
@@ -123,6 +125,9 @@ func (r *Registry) toWake(choose func() ([]*Device, error)) (who []*Device, macs
 	if len(who) == 0 || !r.wakes.AllowN(now, 1) {
 		return nil, nil, &Refusal{Kind: Busy, Message: "It was switched on a moment ago", Next: "Give it half a minute to start"}
 	}
+	// Who is left out comes first the next time.
+	slices.SortStableFunc(who, func(a, b *Device) int { return r.at(a.ID).woken.Compare(r.at(b.ID).woken) })
+	who = who[:min(len(who), wakesAtOnce)]
 	for _, v := range who {
 		r.at(v.ID).woken = now
 		macs = append(macs, v.Wakable()...)

@@ -3,6 +3,7 @@ package workshop_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -122,4 +123,39 @@ func TestWakeLot(t *testing.T) {
 	}
 	refused(t, w.WakeLot(bg, "lead1", l.ID), workshop.Busy)
 	refused(t, w.WakeLot(bg, "lead1", "nonsense"), workshop.NotFound)
+}
+
+// A lot of any number of made-up PCs, each with any number of cards, is switched on in
+// turns.
+func TestWakeLotInTurns(t *testing.T) {
+	w := wakerOf(t)
+	lot := w.lot(false).ID
+	const pcs, cards = 300, 20
+	for n := range pcs {
+		p := w.pc(n+1, noDisk)
+		for i := range cards {
+			mac := fmt.Sprintf("00:22:cc:%02x:%02x:%02x", i, n>>8, n&255)
+			p.rep.NICs = append(p.rep.NICs, wire.NIC{MAC: mac, Permanent: mac, Bus: "pci"})
+		}
+		p.boot()
+		if err := w.ChooseRescue(bg, "vol1", p.device().ID, workshop.RescueMemory); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.clock.pass(time.Hour)
+	woken := map[string]bool{}
+	for turn, most := range []int{256 * 8, 44 * 8} {
+		if err := w.WakeLot(bg, "vol1", lot); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(w.sent[turn]); n > most {
+			t.Fatalf("%d addresses at once", n)
+		}
+		for _, mac := range w.sent[turn] {
+			woken[mac] = true
+		}
+	}
+	if len(woken) != pcs*8 {
+		t.Errorf("%d addresses were woken", len(woken))
+	}
 }
