@@ -123,7 +123,6 @@ func (r *Registry) identify(d *draft, b *Boot, rep *wire.Report) (dev *Device, r
 		// that say they are one; the job of the first must not suffer.
 		v := r.devices[id]
 		if j := r.newest(id); j != nil && j.State.Live() && r.at(id).heard.After(b.Issued) {
-			r.cfg.Log.Warn("two PCs give the same identity", "device", v.Number, "mac", b.MAC)
 			r.twins(d, v, b, rep)
 			return nil, &Refusal{Kind: Conflict,
 				Message: fmt.Sprintf("PC number %d is on and gives the same identity as this one", v.Number),

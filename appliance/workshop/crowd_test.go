@@ -1,7 +1,10 @@
 package workshop_test
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 
 	"refurb/agent/wire"
@@ -59,5 +62,33 @@ func TestNothingOfItsOwn(t *testing.T) {
 				t.Errorf("number %d", p.plan.Number)
 			}
 		})
+	}
+}
+
+// Whoever gives the identity of a PC that is on is told of once, however often and in
+// however many ways it does.
+func TestImpostorsFillNoLog(t *testing.T) {
+	h := open(t)
+	h.lot(false)
+	c := h.config()
+	var said bytes.Buffer
+	c.Log = slog.New(slog.NewTextHandler(&said, nil))
+	var err error
+	if h.Registry, err = workshop.Open(bg, c); err != nil {
+		t.Fatal(err)
+	}
+	p := h.pc(1)
+	p.boot()
+	for i := range 5 {
+		other := h.pc(1, func(r *wire.Report) { r.Disks[0].Serial = fmt.Sprint("MADE UP ", i) })
+		other.boots = 10 + i
+		other.script()
+		h.clock.pass(1)
+		p.poll()
+		_, err := h.Report(bg, other.token, other.rep)
+		refused(t, err, workshop.Conflict)
+	}
+	if n := strings.Count(said.String(), "same identity"); n != 1 {
+		t.Errorf("%d lines", n)
 	}
 }

@@ -175,6 +175,7 @@ func (r *Registry) twins(d *draft, v *Device, b *Boot, rep *wire.Report) {
 		dev.addFace(f)
 	}
 	if dev.addDoubt(doubt) {
+		r.cfg.Log.Warn("two PCs give the same identity", "device", v.Number, "mac", b.MAC)
 		d.event(Event{Device: v.ID, Kind: "identity_doubt", Actor: "appliance", Reason: doubt.Text(), Params: map[string]string{"doubt": string(DoubtTwins), "mac": b.MAC, "serial": rep.Identity.SystemSerial, "uuid": rep.Identity.UUID}})
 	}
 }
