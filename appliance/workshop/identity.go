@@ -38,10 +38,13 @@ var sharedMACs = map[string]bool{
 	"00:e0:4c:68:00:01": true, "00:e0:4c:53:44:58": true, // the second: all of one cheap USB chip
 }
 
+// punctuation says nothing of whether a value is a filler.
+var punctuation = strings.NewReplacer("-", "", " ", "", ".", "", ":", "")
+
 // filler reports whether a value identifies nothing.
 func filler(s string) bool {
 	s = strings.ToLower(strings.Join(strings.Fields(s), " "))
-	bare := strings.NewReplacer("-", "", " ", "", ".", "", ":", "").Replace(s)
+	bare := punctuation.Replace(s)
 	return len(bare) < 4 || fillers[s] || strings.Count(bare, bare[:1]) == len(bare)
 }
 
@@ -71,6 +74,9 @@ func nibble(c byte) byte {
 	return c - '0'
 }
 
+// maxCards that identify a PC: agents list no more.
+const maxCards = 32
+
 // permanentMACs are those that are soldered or plugged into the PC. A USB dongle
 // goes from PC to PC and never counts. An address in use stands in for a
 // permanent one that the driver can't give, unless it was made up (the locally
@@ -92,7 +98,7 @@ func permanentMACs(rep *wire.Report) []string {
 		}
 	}
 	slices.Sort(macs)
-	return macs
+	return macs[:min(len(macs), maxCards)]
 }
 
 // plainUUID is a UUID in the one of its two byte orders that sorts first: before

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+
+	"refurb/agent/wire"
 )
 
 // PCs that were turned away push out nothing of what was let in, and are few.
@@ -68,5 +70,22 @@ func TestKeyOfACrowd(t *testing.T) {
 	}
 	if r.only("uuid x") != nil || r.only("uuid y") != nil {
 		t.Error("one of many")
+	}
+}
+
+// How many records a report is held against is bounded in all, and what a record costs
+// as well: a made-up PC may have as many cards and disks as fit into a report.
+func TestReportsOfManyCards(t *testing.T) {
+	var rep wire.Report
+	for i := range maxList {
+		mac := fmt.Sprintf("00:21:cc:00:00:%02x", i)
+		rep.NICs = append(rep.NICs, wire.NIC{MAC: mac, Permanent: mac, Bus: "pci"})
+		rep.Disks = append(rep.Disks, wire.Disk{DiskID: wire.DiskID{Path: fmt.Sprint("/dev/sd", i), Serial: fmt.Sprint("S4EVNF0M", i)}})
+	}
+	if keys := identityOf(&rep, permanentMACs(&rep)).keys(); len(keys) > 32+4 {
+		t.Errorf("%d keys", len(keys))
+	}
+	if n := testing.AllocsPerRun(10, func() { identityOf(&rep, nil) }); n > 6*maxList {
+		t.Errorf("%v allocations for %d disks", n, maxList)
 	}
 }
