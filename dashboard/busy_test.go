@@ -43,7 +43,7 @@ func busy(t *testing.T, h *house) (held, working *pc) {
 		t.Fatal(err)
 	}
 	held = next("HP", "EliteDesk 800 G2 DM 35W", dataDisk("S4EVNX0R704413"))
-	next("Dell Inc.", "OptiPlex 3050", blankDisk(serial())).image().fail("The disk gave an error while writing at 3.1 GB", "Put another disk in and ask for imaging again")
+	next("Dell Inc.", "OptiPlex 3050", blankDisk(serial())).image().fail("the disk failed: write /dev/sda: input/output error", "put another disk in")
 	working = next("HP", "ProDesk 400 G3 SFF", blankDisk(serial())).image().progress(wire.PhaseImaging, 4_620_000_000, 12*gb, 112_300_000)
 	next("Dell Inc.", "OptiPlex 7040", blankDisk(serial())).image().progress(wire.PhaseImaging, 9_960_000_000, 12*gb, 108_900_000)
 	next("FUJITSU", "ESPRIMO Q556", blankDisk(serial())).image().verify().progress(wire.PhaseVerifying, 7_400_000_000, 12*gb, 241_000_000)

@@ -181,6 +181,23 @@ var fixed = map[string]string{
 	"Say why in a few words":                                                                              "next.reason",
 	"The disk of this PC has not been written and read back":                                              "why.unproven",
 	"Image it first": "next.install",
+	"what was read back from the disk is not what was written to it": "why.lies",
+	"the disk failed": "why.diskfailed",
+	"the disk isn't as large as it says, or doesn't keep what is written to it":         "why.fake",
+	"the disk's own self-test failed":                                                   "why.selftest",
+	"the image on the appliance is damaged":                                             "why.imagebad",
+	"the image on the appliance is damaged, or this PC's memory":                        "why.imageormemory",
+	"look at the network cable, the switch and the appliance, then start this PC again": "next.cable",
+	"It is not known whether this PC has a disk":                                        "why.diskhidden",
+	"This PC has no disk that may be written":                                           "why.nowritable",
+	"put another disk in":                                                               "next.otherdisk.again",
+	"put another disk in: this one can't be trusted":                                    "next.untrusted",
+	"check the image on the dashboard, or import it again":                              "next.reimport",
+	"if other PCs get this image, test the memory of this one; otherwise check the image on the dashboard, or import it again": "next.memoryorimage",
+	"Put another disk in, or choose another image, and ask for imaging again":                                                  "next.largerdisk",
+	"In the firmware setup set the controller to AHCI and ask for imaging again":                                               "next.ahci",
+	"Put it back and start this PC from the network once, or image it again":                                                   "next.putbackstart",
+	"Image it again": "next.installagain",
 	"One of them has left the house and the other is here: one PC can't be in two places":     "why.merge.away",
 	"A job waits or runs under both numbers":                                                  "why.merge.both",
 	"Both have left the house: that makes two PCs":                                            "why.merge.gone",
@@ -214,8 +231,14 @@ func english(s string) Say {
 	if id := fixed[s]; id != "" {
 		return Say{ID: id}
 	}
-	if head, tail, ok := strings.Cut(s, ": "); ok && head == "The disk was erased with exceptions" {
+	if head, tail, ok := strings.Cut(s, ": "); ok && fixed[head] != "" {
 		return Say{ID: fixed[head], Text: tail}
+	}
+	if m := noBytes.FindStringSubmatch(s); m != nil {
+		return Say{ID: "why.nobytes", Text: m[1]}
+	}
+	if m := tooSmall.FindStringSubmatch(s); m != nil {
+		return Say{ID: "why.small", Pairs: []any{"Disk", m[1], "Has", m[2], "Needs", m[3]}}
 	}
 	number := digits.FindString(s)
 	id := counted[strings.Replace(s, number, "#", min(len(number), 1))]
@@ -232,6 +255,12 @@ func english(s string) Say {
 	}
 	return say
 }
+
+// Sentences with words in them that are different each time.
+var (
+	noBytes  = regexp.MustCompile(`^no byte of the image came for [0-9hms]+: (.+)$`)
+	tooSmall = regexp.MustCompile(`^The disk (\S+) is too small: it has ([^;]+), the image needs ([^;]+)$`)
+)
 
 var digits = regexp.MustCompile(`[0-9]+`)
 
@@ -420,6 +449,10 @@ func nextOf(j *workshop.Job) Say {
 		return Say{ID: "next.approve"}
 	}
 	next := english(j.Next)
+	if next.ID == "next.start" && j.State == workshop.JobFailed && j.Erase == nil {
+		// By itself it would start its own disk.
+		return Say{ID: "next.retry"}
+	}
 	next.Text = sentence(next.Text)
 	return next
 }

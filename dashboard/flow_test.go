@@ -121,9 +121,9 @@ func TestCancelAndFailure(t *testing.T) {
 	wants(t, body, "Cancelled", "wrong &lt;b&gt;PC&lt;/b&gt;")
 
 	two := h.start(someReport(2, "Dell", "OptiPlex", blankDisk("50026B7782A11F03"))).image()
-	two.fail("The disk gave an error while writing at 3.1 GB", "Put another disk in and ask for imaging again")
+	two.fail("the disk failed: write /dev/sda: input/output error", "put another disk in")
 	_, body = b.get("/devices/" + two.device().ID)
-	wants(t, body, "Failed", "gave an error while writing at 3.1 GB", "Put another disk in")
+	wants(t, body, "Failed", "The disk gave an error: write /dev/sda: input/output error", "Put another disk in, then ask for the installation again.")
 
 	none := h.start(someReport(3, "Dell", "OptiPlex"))
 	_, body = b.get("/devices/" + none.device().ID)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -163,11 +164,43 @@ func TestFixedSentencesExist(t *testing.T) {
 	if !strings.Contains(source.String(), `destroy = "`+destroy) {
 		t.Error("what to do with a disk that can't be erased is worded anew")
 	}
-	written := strings.ReplaceAll(source.String(), `"+destroy`, destroy)
+	const reimport = "check the image on the dashboard, or import it again\""
+	written := strings.NewReplacer(`"+destroy`, destroy, `"+reimport`, reimport).Replace(source.String())
 	for s := range fixed {
 		q, _ := json.Marshal(s)
-		if !strings.Contains(written, string(q)) {
+		// Some have a detail behind them.
+		if !strings.Contains(written, string(q)) && !strings.Contains(written, strings.TrimSuffix(string(q), `"`)+": ") {
 			t.Errorf("nobody writes %s", q)
+		}
+	}
+}
+
+// What makes a job fail day by day, as an agent or the workshop words it, is said
+// in every language; the next step leads to another installation.
+func TestFailuresAreTranslated(t *testing.T) {
+	for _, c := range []struct {
+		cause, next string
+		why         Say
+		do          string
+	}{
+		{"the disk failed: write /dev/sda: input/output error", "put another disk in",
+			Say{ID: "why.diskfailed", Text: "write /dev/sda: input/output error"}, "next.otherdisk.again"},
+		{"what was read back from the disk is not what was written to it", "put another disk in: this one can't be trusted",
+			Say{ID: "why.lies"}, "next.untrusted"},
+		{"the disk's own self-test failed: reading failed", "put another disk in",
+			Say{ID: "why.selftest", Text: "reading failed"}, "next.otherdisk.again"},
+		{"no byte of the image came for 10m0s: the connection fell silent", "look at the network cable, the switch and the appliance, then start this PC again",
+			Say{ID: "why.nobytes", Text: "the connection fell silent"}, "next.cable"},
+		{"the image on the appliance is damaged: its frames end too early", "check the image on the dashboard, or import it again",
+			Say{ID: "why.imagebad", Text: "its frames end too early"}, "next.reimport"},
+		{"The disk /dev/sda is too small: it has 8.0 GB, the image needs 12.0 GB", "Put another disk in, or choose another image, and ask for imaging again",
+			Say{ID: "why.small", Pairs: []any{"Disk", "/dev/sda", "Has", "8.0 GB", "Needs", "12.0 GB"}}, "next.largerdisk"},
+		{"context deadline exceeded", "start this PC again from the network",
+			Say{Text: "Context deadline exceeded"}, "next.retry"},
+	} {
+		j := &workshop.Job{State: workshop.JobFailed, Reason: c.cause, Next: c.next}
+		if why, next := whyOf(j), nextOf(j); !reflect.DeepEqual(why, c.why) || next.ID != c.do {
+			t.Errorf("%q, %q: %+v, %+v", c.cause, c.next, why, next)
 		}
 	}
 }
