@@ -87,11 +87,14 @@ func TestDiskThatMoved(t *testing.T) {
 	h, b, v := twoBoards(t)
 	moved := blankDisk("S4EVNX0R704413")
 	moved.Class = wire.ClassOurs
+	if _, body := b.get("/devices/" + v[0].ID); strings.Contains(body, `id="unfit"`) {
+		t.Error("a PC with its own disk may not be given away")
+	}
 	c := h.start(someReport(3, "Dell", "OptiPlex", moved))
 	_, body := b.get("/devices/" + c.device().ID)
 	wants(t, body, "Disks that went elsewhere", "S4EVNX0R704413", "In this PC", "/devices/"+v[0].ID, "/papers/imaging/"+v[0].Job.ID)
 	_, body = b.get("/devices/" + v[0].ID)
-	wants(t, body, "Disks that went elsewhere", "/devices/"+c.device().ID)
+	wants(t, body, "Disks that went elsewhere", "/devices/"+c.device().ID, `id="unfit"`, "The disk that was installed was seen in PC", "Put it back and start this PC from the network once, or install it again.")
 	_, body = b.post("/devices/"+v[0].ID+"/move", "to", "ready")
 	wants(t, body, "was seen in PC")
 	_, body = b.get("/disks?q=704413")

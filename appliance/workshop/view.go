@@ -45,6 +45,7 @@ type DeviceDetail struct {
 	Records    []Record    `json:"records,omitempty"`    // that were merged into it
 	Doubts     []OpenDoubt `json:"open_doubts,omitempty"`
 	Shown      []Face      `json:"shown,omitempty"`    // how it has shown itself, merged records included
+	Unfit      error       `json:"-"`                  // why a PC that is done may not be given to anybody, a Refusal; nil: it may, or it isn't done
 	Followed   []DiskStory `json:"followed,omitempty"` // disks that are or were in it, wherever else they were
 }
 

@@ -189,6 +189,9 @@ func (r *Registry) Device(id string) (DeviceDetail, bool) {
 	for _, j := range slices.Backward(r.jobsOf(id)) {
 		d.Jobs = append(d.Jobs, *j)
 	}
+	if d.Job != nil && d.Job.State.Proved() && !v.Again && v.State != HandedOut {
+		d.Unfit = r.unfit(v)
+	}
 	r.detailTies(&d, v)
 	return d, true
 }
