@@ -51,13 +51,15 @@ $(BUILD)/base.cpio: go.mod
 demo: setup build ## a virtual batch: PCS=3 IMAGE=tiny, ONCE=1 to end with a verdict
 	$(SUDO) $(BUILD)/refurb lab demo --dir $(DEMO) --pcs $(PCS) --image $(IMAGE) $(if $(ONCE),--once)
 
-run: setup build ## the real workshop: sudo make run IFACE=enp3s0 [DHCP=full|proxy]
-	@[ -n "$(IFACE)" ] || { echo 'Say which network card leads to the workshop: make run IFACE=<nic>. There are:'; ip -br link | grep -v '^lo '; exit 2; }
+# Asked before anything is fetched and built, which takes minutes.
+card:
+	@[ -n "$(IFACE)" ] && ip link show dev "$(IFACE)" >/dev/null 2>&1 || { echo 'Say which network card leads to the workshop: sudo make $(or $(filter run install,$(MAKECMDGOALS)),run) IFACE=<card>. There are:'; ip -br link | grep -v '^lo '; exit 2; }
+
+run: card setup build ## the real workshop: sudo make run IFACE=enp3s0 [DHCP=full|proxy]
 	$(SUDO) $(BUILD)/refurb payload build
 	$(SUDO) $(BUILD)/refurb serve --interface $(IFACE) --dhcp $(DHCP)
 
-install: setup build ## as a service that starts with the machine: make install IFACE=enp3s0 [DHCP=full|proxy]
-	@[ -n "$(IFACE)" ] || { echo 'Say which network card leads to the workshop: make install IFACE=<nic>. There are:'; ip -br link | grep -v '^lo '; exit 2; }
+install: card setup build ## as a service that starts with the machine: make install IFACE=enp3s0 [DHCP=full|proxy]
 	$(SUDO) scripts/service/install.sh $(IFACE) $(DHCP)
 
 check: $(WEB) ## gofmt, vet, staticcheck, import rules
@@ -88,4 +90,4 @@ bench-boot: setup build ## of these, how PCs start: from the first packet to the
 clean: ## remove what was built; downloads stay in build/cache
 	rm -rf $(BUILD)/refurb $(BUILD)/refurb-agent $(BUILD)/tinyos $(BUILD)/base.cpio $(DEMO)
 
-.PHONY: help setup build demo run install check test e2e-full bench bench-boot clean
+.PHONY: help setup build demo card run install check test e2e-full bench bench-boot clean
