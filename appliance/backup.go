@@ -57,7 +57,11 @@ type backupInfo struct {
 // or to a file named after the time in a folder. It says where it is.
 func (r *Records) Backup(ctx context.Context, to string, withKeys bool) (file string, err error) {
 	now := time.Now().UTC()
-	if st, err := os.Stat(to); err == nil && st.IsDir() {
+	switch st, err := os.Stat(to); {
+	case err != nil && !strings.HasSuffix(to, backupExt):
+		// A stick that isn't in would become a file on the server's own disk.
+		return "", fmt.Errorf("there is no folder %s: is the stick in, and is that its name? (a file's name ends in %s)", to, backupExt)
+	case err == nil && st.IsDir():
 		to = filepath.Join(to, backupPrefix+now.Format("20060102T150405Z")+backupExt)
 	}
 	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {

@@ -47,7 +47,7 @@ func TestBackupAndRestore(t *testing.T) {
 			}
 		}
 	})
-	full, err := r.Backup(t.Context(), filepath.Join(sticks, "full"), true)
+	full, err := r.Backup(t.Context(), filepath.Join(sticks, "full.tar.gz"), true)
 	close(stop)
 	wg.Wait()
 	if err != nil {
@@ -57,6 +57,9 @@ func TestBackupAndRestore(t *testing.T) {
 		if st, err := os.Stat(f); err != nil || st.Mode().Perm() != 0o600 {
 			t.Error(st.Mode(), err)
 		}
+	}
+	if _, err := r.Backup(t.Context(), filepath.Join(sticks, "not-in"), false); err == nil || !strings.Contains(err.Error(), "is the stick in") {
+		t.Errorf("a stick that isn't in: %v", err)
 	}
 	if _, err := r.Backup(t.Context(), full, false); err == nil {
 		t.Error("a backup was overwritten")

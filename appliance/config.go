@@ -240,7 +240,7 @@ func makeData(dir string) error {
 	for _, d := range []string{"", "keys", "images", "payload", "cache"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			if errors.Is(err, fs.ErrPermission) {
-				return fmt.Errorf("data folder: %w (run as root, or choose one of your own with --data)", err)
+				return fmt.Errorf("data folder: %w (another one is given with --data)", err)
 			}
 			return fmt.Errorf("data folder: %w", err)
 		}

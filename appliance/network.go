@@ -120,7 +120,7 @@ func (p *place) set(link netlink.Link) error {
 		}
 	}
 	if err := netlink.AddrReplace(link, a); err != nil {
-		return fmt.Errorf("address %v can't be set on %s: %w (run as root?)", p.addr, p.name, err)
+		return fmt.Errorf("address %v can't be set on %s: %w", p.addr, p.name, err)
 	}
 	p.ours = true
 	return nil
@@ -175,7 +175,7 @@ func (p *place) returnLeft(link netlink.Link) error {
 			continue
 		}
 		if err := netlink.AddrDel(link, ipNet(own)); err != nil {
-			return fmt.Errorf("the address %v, left on %s by a run that was killed, can't be taken away: %w (run as root?)", own, p.name, err)
+			return fmt.Errorf("the address %v, left on %s by a run that was killed, can't be taken away: %w", own, p.name, err)
 		}
 		p.log.Info("an address that was borrowed by a run which was killed is taken away", "address", own)
 	}
@@ -382,7 +382,7 @@ func (p *place) routes(configured []Network, sites []netboot.Network) error {
 				continue
 			}
 			if err := netlink.RouteAdd(r); err != nil {
-				return fmt.Errorf("the way to the network %s can't be set: %w (run as root?)", n.Network, err)
+				return fmt.Errorf("the way to the network %s can't be set: %w", n.Network, err)
 			}
 			p.ways = append(p.ways, r)
 			continue
@@ -409,7 +409,7 @@ func switchOn(name string) (netlink.Link, error) {
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		if err := netlink.LinkSetUp(link); err != nil {
-			return nil, fmt.Errorf("interface %s is down and can't be set up: %w (run as root?)", name, err)
+			return nil, fmt.Errorf("interface %s is down and can't be set up: %w", name, err)
 		}
 	}
 	return link, nil

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,7 +33,7 @@ type auditCmd struct {
 // openRecords opens the records of a data folder that is one already: a key that
 // was made just now has signed nothing, and must not be published.
 func openRecords(data string) (*appliance.Records, *appliance.Keys, error) {
-	if _, err := os.Stat(filepath.Join(data, "keys", "signing.ed25519")); err != nil {
+	if _, err := os.Stat(filepath.Join(data, "keys", "signing.ed25519")); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("no key is here yet: is %s the appliance's data folder? (%w)", data, err)
 	}
 	keys, err := appliance.LoadKeys(data)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"refurb/appliance"
 	"refurb/appliance/audit"
 )
@@ -28,12 +30,21 @@ func (c *backupCmd) Run(ctx context.Context) error {
 		return err
 	}
 	fmt.Println(file)
+	if sameDisk(file, c.Data) {
+		fmt.Println("It lies on the same disk as the records, and would be lost with them: copy it to another one.")
+	}
 	if c.WithKeys {
 		fmt.Println("The secret keys are in it: lock it away.")
 	} else {
 		fmt.Println("The secret keys are not in it: keep a copy of the folder keys elsewhere, or use --with-keys once.")
 	}
 	return nil
+}
+
+// sameDisk says that two files are known to share a file system.
+func sameDisk(a, b string) bool {
+	var x, y unix.Stat_t
+	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil && x.Dev == y.Dev
 }
 
 type restoreCmd struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -93,10 +94,18 @@ func run(ctx context.Context, args []string) int {
 		fmt.Fprintln(os.Stderr, "refurb: interrupted")
 		return 130
 	default:
-		fmt.Fprintf(os.Stderr, "refurb: %v\n", err)
+		fmt.Fprintf(os.Stderr, "refurb: %v%s\n", err, rights(err, os.Geteuid()))
 		if errors.As(err, new(*appliance.Damaged)) {
 			return damaged
 		}
 		return 1
 	}
+}
+
+// rights says what helps against an error that comes from somebody's rights.
+func rights(err error, uid int) string {
+	if uid == 0 || !errors.Is(err, fs.ErrPermission) {
+		return ""
+	}
+	return "\nThis takes root's rights: give the same command with sudo before it."
 }

@@ -90,7 +90,7 @@ func (c *traceCmd) read() (trace.Kept, error) {
 	dir := appliance.TraceFolder(c.Data)
 	kept, err := trace.Read(dir)
 	if err != nil {
-		return kept, fmt.Errorf("boot trace: %w (run as root, or as the appliance's user; another folder: --data)", err)
+		return kept, fmt.Errorf("boot trace: %w (another folder is given with --data)", err)
 	}
 	return kept, nil
 }

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Whoever lacks rights is told what helps, and isn't sent elsewhere.
+func TestLackOfRights(t *testing.T) {
+	err := fmt.Errorf("opening the records: %w", &fs.PathError{Op: "open", Path: "/var/lib/refurb/refurb.db", Err: fs.ErrPermission})
+	if s := rights(err, 1000); !strings.Contains(s, "sudo") {
+		t.Errorf("%q", s)
+	}
+	for _, s := range []string{rights(err, 0), rights(fs.ErrNotExist, 1000)} {
+		if s != "" {
+			t.Errorf("%q", s)
+		}
+	}
+	if _, _, err := openRecords(t.TempDir()); err == nil || !strings.Contains(err.Error(), "data folder") {
+		t.Errorf("a folder without keys: %v", err)
+	}
+}
+
+func TestSameDisk(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "backup")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !sameDisk(file, dir) || sameDisk(file, "/proc") || sameDisk(file, filepath.Join(dir, "nowhere")) {
+		t.Error("which file lies on which disk isn't known")
+	}
+}
