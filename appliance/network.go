@@ -399,13 +399,22 @@ func (p *place) routes(configured []Network, sites []netboot.Network) error {
 	return nil
 }
 
-func switchOn(name string) (netlink.Link, error) {
+// FindCard says which cards there are if there is none of that name.
+func FindCard(name string) (netlink.Link, error) {
 	if name == "" {
 		return nil, fmt.Errorf("no network interface given: say --interface, one of %s", interfaces())
 	}
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("there is no network interface %q: choose one of %s", name, interfaces())
+	}
+	return link, nil
+}
+
+func switchOn(name string) (netlink.Link, error) {
+	link, err := FindCard(name)
+	if err != nil {
+		return nil, err
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		if err := netlink.LinkSetUp(link); err != nil {

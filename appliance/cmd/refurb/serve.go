@@ -91,6 +91,10 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 func serve(ctx context.Context, cfg appliance.Config, log *slog.Logger) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	// Before there is a code for the first visit, which nobody could use.
+	if _, err := appliance.FindCard(cfg.Interface); err != nil {
+		return err
+	}
 	a, err := appliance.Open(ctx, cfg, log)
 	if err != nil {
 		return err
