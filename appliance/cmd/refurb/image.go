@@ -153,7 +153,7 @@ func (c *imageListCmd) Run() error {
 		return json.NewEncoder(os.Stdout).Encode(all)
 	}
 	if len(all) == 0 {
-		fmt.Println("No image yet. Make one with `refurb image build debian-desktop`, or bring your own with `refurb image import FILE`.")
+		fmt.Println(asTyped("No image yet. Make one with `refurb image build debian-desktop`, or bring your own with `refurb image import FILE`.", os.Args[0]))
 		return nil
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)

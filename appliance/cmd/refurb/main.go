@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -79,7 +81,7 @@ func run(ctx context.Context, args []string) int {
 	}
 	k, err := p.Parse(args)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "refurb: %v (see `refurb help`)\n", err)
+		fmt.Fprintf(os.Stderr, "refurb: %v %s\n", err, asTyped("(see `refurb help`)", os.Args[0]))
 		return 2
 	}
 	level := slog.LevelInfo
@@ -94,12 +96,21 @@ func run(ctx context.Context, args []string) int {
 		fmt.Fprintln(os.Stderr, "refurb: interrupted")
 		return 130
 	default:
-		fmt.Fprintf(os.Stderr, "refurb: %v%s\n", err, rights(err, os.Geteuid()))
+		fmt.Fprintf(os.Stderr, "refurb: %s%s\n", asTyped(err.Error(), os.Args[0]), rights(err, os.Geteuid()))
 		if errors.As(err, new(*appliance.Damaged)) {
 			return damaged
 		}
 		return 1
 	}
+}
+
+// asTyped names further commands as this one was called: beside the service there
+// is no refurb that a shell would find.
+func asTyped(text, self string) string {
+	if !strings.Contains(self, "/") || filepath.IsAbs(self) {
+		return text
+	}
+	return strings.ReplaceAll(text, "`refurb ", "`"+self+" ")
 }
 
 // rights says what helps against an error that comes from somebody's rights.

@@ -35,3 +35,15 @@ func TestSameDisk(t *testing.T) {
 		t.Error("which file lies on which disk isn't known")
 	}
 }
+
+// Commands are named as this one was called, or a shell doesn't find them.
+func TestAsTyped(t *testing.T) {
+	const text = "no such image: see `refurb image list`"
+	for self, want := range map[string]string{
+		"refurb": text, "/usr/local/lib/refurb/refurb": text, "build/refurb": "no such image: see `build/refurb image list`",
+	} {
+		if got := asTyped(text, self); got != want {
+			t.Errorf("%s: %s", self, got)
+		}
+	}
+}
