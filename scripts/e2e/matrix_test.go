@@ -270,9 +270,15 @@ func (c cell) refuses(s *shop) {
 	if !strings.Contains(dev.Job.Reason, "no disk that may be written") || dev.Job.Next == "" {
 		s.Errorf("%s: told %q, next %q", dev.Job.State, dev.Job.Reason, dev.Job.Next)
 	}
+	// On a busy machine a USB disk shows up after the report, and in the next one.
 	for _, transport := range []string{wire.TransportUSB, wire.TransportMMC} {
-		if !slices.ContainsFunc(dev.Report.Disks, func(d wire.Disk) bool { return d.Transport == transport }) {
-			s.Errorf("it did not see the %s disk: %+v", transport, dev.Report.Disks)
+		for !slices.ContainsFunc(dev.Report.Disks, func(d wire.Disk) bool { return d.Transport == transport }) {
+			select {
+			case <-time.After(time.Second):
+			case <-s.ctx.Done():
+				s.Fatalf("it did not see the %s disk: %+v", transport, dev.Report.Disks)
+			}
+			dev, _ = s.device(pc)
 		}
 	}
 	time.Sleep(2 * time.Second)
