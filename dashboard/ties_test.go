@@ -94,7 +94,7 @@ func TestDiskThatMoved(t *testing.T) {
 	_, body := b.get("/devices/" + c.device().ID)
 	wants(t, body, "Disks that went elsewhere", "S4EVNX0R704413", "In this PC", "/devices/"+v[0].ID, "/papers/imaging/"+v[0].Job.ID)
 	_, body = b.get("/devices/" + v[0].ID)
-	wants(t, body, "Disks that went elsewhere", "/devices/"+c.device().ID, `id="unfit"`, "The disk that was installed was seen in PC", "Put it back and start this PC from the network once, or install it again.")
+	wants(t, body, "Disks that went elsewhere", "/devices/"+c.device().ID, `id="unfit"`, "This PC may not be given away yet.", "The disk that was installed was seen in PC", "Put it back and start this PC from the network once, or install it again.")
 	_, body = b.post("/devices/"+v[0].ID+"/move", "to", "ready")
 	wants(t, body, "was seen in PC")
 	_, body = b.get("/disks?q=704413")
