@@ -387,18 +387,27 @@ func TestTransfersAreBounded(t *testing.T) {
 	s, _ := web(t, nil)
 	begun, end := make(chan bool), make(chan bool)
 	done := make(chan error)
-	for range maxTransfers {
-		go func() { done <- s.readTFTP("vmlinuz", slowSink{begun: begun, end: end}) }()
+	for i := range maxTransfers {
+		pc := sink{byte(1 + i/maxOfOnePC)}
+		if i%maxOfOnePC == 0 && i > 0 {
+			if err := s.readTFTP("vmlinuz", sink{byte(i / maxOfOnePC)}); err == nil {
+				t.Fatal("one PC got more than its share")
+			}
+		}
+		go func() { done <- s.readTFTP("vmlinuz", slowSink{sink: pc, begun: begun, end: end}) }()
 		<-begun
 	}
-	if err := s.readTFTP("vmlinuz", sink{}); err == nil {
+	if err := s.readTFTP("vmlinuz", sink{200}); err == nil {
 		t.Error("one more was served")
 	}
 	close(end)
 	for range maxTransfers {
 		must(t, <-done)
 	}
-	must(t, s.readTFTP("vmlinuz", sink{}))
+	must(t, s.readTFTP("vmlinuz", sink{1}))
+	if len(s.transfers) > 0 || s.transferring != 0 {
+		t.Errorf("%d transfers are left, of %d PCs", s.transferring, len(s.transfers))
+	}
 }
 
 // slowSink takes everything, at last.
@@ -440,11 +449,13 @@ func TestPlainROMIsLedThroughUndionly(t *testing.T) {
 }
 
 // sink is a transfer to loopback that takes everything.
-type sink struct{}
+type sink struct{ host byte }
 
 func (sink) ReadFrom(r io.Reader) (int64, error) { return io.Copy(io.Discard, r) }
 func (sink) SetSize(int64)                       {}
-func (sink) RemoteAddr() net.UDPAddr             { return net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2000} }
+func (s sink) RemoteAddr() net.UDPAddr {
+	return net.UDPAddr{IP: net.IPv4(127, 0, 0, max(s.host, 1)), Port: 2000}
+}
 
 // spy notes the names that are opened.
 type spy struct{ opened []string }

@@ -156,7 +156,8 @@ type Server struct {
 	leases *leases // nil when it never gives addresses
 	taken  func(ctx context.Context, a netip.Addr, mac string) bool
 
-	transfers chan struct{} // one place per TFTP transfer
+	transferring int                // by TFTP
+	transfers    map[netip.Addr]int // of each PC
 
 	mu      sync.Mutex
 	clients map[string]Client                 // by MAC: what their packets said, for the script that follows
@@ -192,7 +193,7 @@ func New(cfg Config) (*Server, error) {
 		conns:   map[netip.Addr]map[*conn]struct{}{},
 		chained: map[string]bool{},
 
-		transfers: make(chan struct{}, maxTransfers),
+		transfers: map[netip.Addr]int{},
 	}
 	s.taken = s.probe
 	now := time.Now()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"path"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 const (
 	tftpStop     = 3 * time.Second // for transfers in flight when we end
 	maxTransfers = 256             // at once; every firmware asks again
+	maxOfOnePC   = 16              // of these; what a PC that was restarted left behind goes on for ten seconds
 )
 
 // serveTFTP hands out boot files until ctx ends.
@@ -51,9 +53,10 @@ func (s *Server) serveTFTP(ctx context.Context, conn *net.UDPConn) error {
 
 func (s *Server) readTFTP(name string, to io.ReaderFrom) error {
 	g := Sighting{What: "tftp", Arch: NoArch}
+	var peer netip.Addr
 	if t, ok := to.(tftp.OutgoingTransfer); ok {
 		from := t.RemoteAddr()
-		peer := from.AddrPort().Addr().Unmap()
+		peer = from.AddrPort().Addr().Unmap()
 		g.IP, g.MAC = peer.String(), s.macOf(peer)
 		if g.MAC != "" {
 			c := s.client(g.MAC)
@@ -65,14 +68,12 @@ func (s *Server) readTFTP(name string, to io.ReaderFrom) error {
 	g.File = g.Detail
 	// A request is one packet, from whom it says; the file would be open and the
 	// socket with it until the retries end.
-	select {
-	case s.transfers <- struct{}{}:
-		defer func() { <-s.transfers }()
-	default:
+	if !s.transfer(peer, +1) {
 		g.Err = "too many files are fetched at once"
 		s.sight(g)
 		return errors.New("busy, ask again")
 	}
+	defer s.transfer(peer, -1)
 	f, size, err := s.open(clean)
 	if err != nil {
 		// shim and GRUB ask for files that are optional.
@@ -106,6 +107,21 @@ func (s *Server) readTFTP(name string, to io.ReaderFrom) error {
 	}
 	s.sight(g)
 	return err
+}
+
+// transfer counts one that begins or has ended; it is false when one more would
+// be too many.
+func (s *Server) transfer(peer netip.Addr, n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n > 0 && (s.transferring >= maxTransfers || s.transfers[peer] >= maxOfOnePC) {
+		return false
+	}
+	s.transferring += n
+	if s.transfers[peer] += n; s.transfers[peer] == 0 {
+		delete(s.transfers, peer)
+	}
+	return true
 }
 
 // file is what boot files are read through.
