@@ -286,7 +286,7 @@ func corruptor(t *testing.T, url string) string {
 func TestMemoryIsBounded(t *testing.T) {
 	for _, patient := range []bool{true, false} {
 		t.Run(fmt.Sprint("patient ", patient), func(t *testing.T) {
-			p := paint(t, 24, true)
+			p := paint(t, 44, true) // more than two memories and what a kernel may keep of a connection
 			h := newHall(t, p)
 			a := h.join("a", func(c *Config) { c.Memory = minMemory })
 			b := h.join("b", func(c *Config) { c.Memory = minMemory })
