@@ -78,12 +78,12 @@ test: setup build check ## everything that must hold, end to end included
 e2e-full: setup build ## the whole boot matrix and more, hours; and 2,400 runs in which something goes wrong
 	cd scripts/campaign && $(GO) test -count=1 -timeout 60m -run '^TestCampaign$$' -args -runs 2400
 	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -count=1 -run '^$$' ./scripts/e2e -dir $(abspath $(BUILD)) # what the others start from
-	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -p 1 -timeout 5h -count=1 -v ./images/recipes ./appliance/netboot ./scripts/e2e -dir $(abspath $(BUILD)) -full
+	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -p 1 -parallel 3 -timeout 5h -count=1 -v ./images/recipes ./appliance/netboot ./scripts/e2e -dir $(abspath $(BUILD)) -full
 
-bench: setup build ## figures as "name value unit" lines, 35 minutes: RUNS=3 for half an hour, RUNS=1 for a quick look
+bench: setup build ## figures as "name value unit" lines, 35 minutes: RUNS=3 without how PCs start, under half an hour; RUNS=1 for a quick look
 	@GO=$(GO) scripts/bench/bench.sh
 
-bench-boot: setup build ## of these, how PCs start: from the first packet to the agent's hello, and 64 at once
+bench-boot: setup build ## how PCs start: from the first packet to the agent's hello, and 64 at once
 	@mkdir -p $(BUILD)/bench && $(GO) build -o $(BUILD)/bench/boot ./scripts/bench/cmd/boot
 	@$(SUDO) env "PATH=$$PATH:/usr/sbin:/sbin" $(BUILD)/bench/boot -dir $(BUILD) -runs $(or $(RUNS),5) $(BOOT)
 

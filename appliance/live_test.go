@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -32,19 +31,7 @@ import (
 // and the trace names it. The test plays all of it in a network namespace of a
 // process of its own, which ends with it.
 func TestTraceOfRealPackets(t *testing.T) {
-	const inside = "REFURB_LIVE_TEST"
-	if os.Getenv(inside) != "" {
-		live(t)
-		return
-	}
-	runtime.LockOSThread() // the kernel kills the child when this thread ends
-	defer runtime.UnlockOSThread()
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestTraceOfRealPackets$", "-test.v", "-test.timeout=2m")
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v (these tests need root)\n%s", err, out)
-	}
+	inOwnNetwork(t, live)
 }
 
 const (

@@ -7,13 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -64,19 +60,7 @@ func TestWhenToMove(t *testing.T) {
 // A router of another network is plugged in while the appliance gives addresses
 // and a PC is at work. Once that PC is gone, PCs start with the router's addresses.
 func TestARouterComesLater(t *testing.T) {
-	const inside = "REFURB_MOVE_TEST"
-	if os.Getenv(inside) != "" {
-		comesLater(t)
-		return
-	}
-	runtime.LockOSThread() // the kernel kills the child when this thread ends
-	defer runtime.UnlockOSThread()
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestARouterComesLater$", "-test.v", "-test.timeout=2m")
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v (this test needs root)\n%s", err, out)
-	}
+	inOwnNetwork(t, comesLater)
 }
 
 func comesLater(t *testing.T) {

@@ -408,6 +408,9 @@ func FindCard(name string) (netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("there is no network interface %q: choose one of %s", name, interfaces())
 	}
+	if link.Attrs().Flags&net.FlagLoopback != 0 {
+		return nil, fmt.Errorf("no PC can be plugged into %q, this machine's way to itself: choose one of %s", name, interfaces())
+	}
 	return link, nil
 }
 

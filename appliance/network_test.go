@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -48,6 +49,25 @@ func newCord(t *testing.T) *cord {
 		t.Fatal("needs network namespaces: run as root")
 	}
 	return layCord(t, newSpace(t))
+}
+
+// inOwnNetwork runs the test in a network namespace of a process of its own, which
+// ends with it. Called first thing, for it starts the test over there.
+func inOwnNetwork(t *testing.T, play func(*testing.T)) {
+	t.Helper()
+	const inside = "REFURB_OWN_NETWORK"
+	if os.Getenv(inside) == t.Name() {
+		play(t)
+		return
+	}
+	runtime.LockOSThread() // the kernel kills the child when this thread ends
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=2m")
+	cmd.Env = append(os.Environ(), inside+"="+t.Name())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v (this test needs root)\n%s", err, out)
+	}
 }
 
 // newSpace is a network namespace that lasts as long as the test.

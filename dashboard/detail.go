@@ -1,7 +1,6 @@
 package dashboard
 
 import (
-	"errors"
 	"slices"
 	"time"
 
@@ -23,8 +22,6 @@ type Detail struct {
 	Online  bool
 	Again   bool // its next start images it
 	Wait    bool // at its next start it waits
-	Unfit   Say  // it is done and may not be given away all the same; UnfitDo: what to do
-	UnfitDo Say
 	CanWait bool // it may be asked to
 	Known   bool // it has reported what is in it
 
@@ -102,9 +99,6 @@ func detailOf(v workshop.DeviceDetail, lead bool) Detail {
 		Chosen: v.Image,
 	}
 	d.Silent = false // the page says it in words
-	if no, ok := errors.AsType[*workshop.Refusal](v.Unfit); ok {
-		d.Unfit, d.UnfitDo = english(no.Message), english(no.Next)
-	}
 	wakes := len(v.Wakable()) > 0
 	d.CanWake, d.NoWake = inWork(v.State) && !v.Online && wakes, d.Known && !wakes
 	d.Choices, d.StartWarn = choicesOf(v, lead), warnStart(v, v.Rescue)

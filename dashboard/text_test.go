@@ -205,6 +205,26 @@ func TestFailuresAreTranslated(t *testing.T) {
 	}
 }
 
+// Why a PC that is done may not be given away is said in every language.
+func TestUnfitIsTranslated(t *testing.T) {
+	for s, want := range map[string]Say{
+		"The disk /dev/sdb was erased or written in another PC after it was imaged":                                 {ID: "why.disk.otherpc"},
+		"The disk /dev/sdb was erased after it was imaged":                                                          {ID: "why.disk.erased"},
+		"The disk /dev/sdb holds something and was neither erased nor imaged":                                       {ID: "why.disk.holds"},
+		"Nobody knows what is on the disk /dev/sdb: its last job did not end well":                                  {ID: "why.disk.unknown"},
+		"A disk with the numbers of /dev/sdb was seen in PC 14 since: whether it is still in this one is not known": {ID: "why.disk.twin"},
+		"Under which of its numbers this PC was seen last is not known, nor what is in it now":                      {ID: "why.unsure"},
+	} {
+		if got := english(s); got.ID != want.ID {
+			t.Errorf("%q: %+v", s, got)
+		}
+	}
+	said := english("A disk with the numbers of /dev/nvme0n1 was seen in PC 14 since: whether it is still in this one is not known")
+	if want := (Say{ID: "why.disk.twin", Pairs: []any{"N", 14, "Disk", "/dev/nvme0n1"}}); !reflect.DeepEqual(said, want) {
+		t.Errorf("%+v", said)
+	}
+}
+
 func TestWords(t *testing.T) {
 	l, err := loadLanguages(localeFiles)
 	if err != nil {

@@ -91,7 +91,13 @@ func TestDiskThatMoved(t *testing.T) {
 		t.Error("a PC with its own disk may not be given away")
 	}
 	c := h.start(someReport(3, "Dell", "OptiPlex", moved))
-	_, body := b.get("/devices/" + c.device().ID)
+	_, body := b.get("/")
+	for _, card := range strings.Split(body, `<li id="c-`)[1:] {
+		if was := strings.HasPrefix(card, v[0].ID); was != strings.Contains(card, "Not to be given away") {
+			t.Errorf("the card of a PC, from which the disk was taken: %v\n%s", was, card)
+		}
+	}
+	_, body = b.get("/devices/" + c.device().ID)
 	wants(t, body, "Disks that went elsewhere", "S4EVNX0R704413", "In this PC", "/devices/"+v[0].ID, "/papers/imaging/"+v[0].Job.ID)
 	_, body = b.get("/devices/" + v[0].ID)
 	wants(t, body, "Disks that went elsewhere", "/devices/"+c.device().ID, `id="unfit"`, "This PC may not be given away yet.", "The disk that was installed was seen in PC", "Put it back and start this PC from the network once, or install it again.")

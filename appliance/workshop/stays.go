@@ -30,6 +30,9 @@ func (r *Registry) applyStays(c Change) {
 		r.dropStay(s.key())
 		all := r.stays[s.Disk]
 		i, _ := slices.BinarySearchFunc(all, s.N, byN)
+		if i > 0 { // what was done there is looked at in another light
+			r.touch(all[i-1].Device, true)
+		}
 		r.stays[s.Disk] = slices.Insert(all, i, &s)
 		r.within[s.Device] = append(r.within[s.Device], &s)
 		r.allStays++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -194,6 +195,33 @@ func TestWatch(t *testing.T) {
 		}
 		stop()
 		for range changes {
+		}
+	})
+}
+
+// The disk of a PC that is done turns up in another one: whoever watches is told of
+// the first one too.
+func TestWatchesADiskGo(t *testing.T) {
+	bubble(t, func(t *testing.T, h *house, ctx context.Context) {
+		h.lot(true)
+		a, b := h.pc(1).done(), h.pc(2, noDisk)
+		view, changes := h.Watch(ctx)
+		if d := view.Devices[0]; d.Unfit != nil {
+			t.Fatal(d.Unfit)
+		}
+		b.rep.Disks = slices.Clone(a.rep.Disks)
+		b.rep.Disks[0].Class = wire.ClassOurs
+		start := time.Now()
+		b.boot()
+		for u := range changes {
+			i := slices.IndexFunc(u.Devices, func(d workshop.DeviceView) bool { return d.Number == 1 })
+			if i < 0 {
+				continue
+			}
+			if d := u.Devices[i]; d.Unfit == nil || time.Since(start) > 0 {
+				t.Fatalf("%v after %v", d.Unfit, time.Since(start))
+			}
+			return
 		}
 	})
 }

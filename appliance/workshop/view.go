@@ -23,6 +23,7 @@ type DeviceView struct {
 	Online   bool           `json:"online"`             // its agent was heard of within Config.LostAfter
 	Flow     *Flow          `json:"flow,omitempty"`     // while it shares frames with others
 	Numbers  []int          `json:"numbers,omitempty"`  // of the records that were merged into it
+	Unfit    error          `json:"-"`                  // why a PC that is done may not be given to anybody, a Refusal; nil: it may, it isn't done, or nobody means to
 }
 
 // Update is what changed since the one before it. A device or a lot comes
@@ -45,7 +46,6 @@ type DeviceDetail struct {
 	Records    []Record    `json:"records,omitempty"`    // that were merged into it
 	Doubts     []OpenDoubt `json:"open_doubts,omitempty"`
 	Shown      []Face      `json:"shown,omitempty"`    // how it has shown itself, merged records included
-	Unfit      error       `json:"-"`                  // why a PC that is done may not be given to anybody, a Refusal; nil: it may, or it isn't done
 	Followed   []DiskStory `json:"followed,omitempty"` // disks that are or were in it, wherever else they were
 }
 

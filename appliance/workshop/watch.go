@@ -189,9 +189,6 @@ func (r *Registry) Device(id string) (DeviceDetail, bool) {
 	for _, j := range slices.Backward(r.jobsOf(id)) {
 		d.Jobs = append(d.Jobs, *j)
 	}
-	if d.Job != nil && d.Job.State.Proved() && !v.Again && v.State != HandedOut {
-		d.Unfit = r.unfit(v)
-	}
 	r.detailTies(&d, v)
 	return d, true
 }
@@ -204,6 +201,9 @@ func (r *Registry) deviceView(d *Device) DeviceView {
 	}
 	if len(v.Numbers) > 0 {
 		v.Report = r.shownBy(d).Report
+	}
+	if v.Job != nil && v.Job.State.Proved() && !d.Again && (d.State.inWork() || d.State == Reserved) {
+		v.Unfit = r.unfit(d)
 	}
 	if p.heard.After(v.Seen) {
 		v.Seen = p.heard.UTC()

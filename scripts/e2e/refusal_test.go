@@ -40,6 +40,7 @@ func TestRefusedStarts(t *testing.T) {
 	}{
 		{"no interface", serve, `--interface.*br0`},
 		{"missing interface", append(serve, "--interface", "eth7"), `no network interface "eth7".*br0`},
+		{"the loopback", append(serve, "--interface", "lo"), `no PC.*br0`},
 		{"unknown flag", append(serve, "--interfaec", "br0"), `unknown flag --interfaec`},
 		{"unknown key", append(serve, "--config", config), `streems.*known:`},
 		{"broken file", append(serve, "--config", broken), `line 2`},

@@ -30,13 +30,17 @@ type auditCmd struct {
 	AcceptDamage auditAcceptCmd     `cmd:"" help:"Go on with damaged records; what is wrong is written into the history of the house."`
 }
 
-// openRecords opens the records of a data folder that is one already: a key that
-// was made just now has signed nothing, and must not be published.
-func openRecords(data string) (*appliance.Records, *appliance.Keys, error) {
+// oldKeys are those of a data folder that is one already: a folder whose name
+// was mistyped is not made, and a key that was made just now has signed nothing.
+func oldKeys(data string) (*appliance.Keys, error) {
 	if _, err := os.Stat(filepath.Join(data, "keys", "signing.ed25519")); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("no key is here yet: is %s the appliance's data folder? (%w)", data, err)
+		return nil, fmt.Errorf("no key is here yet: is %s the appliance's data folder? (%w)", data, err)
 	}
-	keys, err := appliance.LoadKeys(data)
+	return appliance.LoadKeys(data)
+}
+
+func openRecords(data string) (*appliance.Records, *appliance.Keys, error) {
+	keys, err := oldKeys(data)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -30,8 +30,15 @@ type imageCmd struct {
 	Remove imageRemoveCmd `cmd:"" help:"Remove an image."`
 }
 
-func openDepot(data string) (*depot.Depot, error) {
-	keys, err := appliance.LoadKeys(data)
+// newDepot makes what isn't there yet: images may be taken in before the
+// appliance runs for the first time.
+func newDepot(data string) (*depot.Depot, error) { return openDepot(data, appliance.LoadKeys) }
+
+// oldDepot is for what needs images that are there.
+func oldDepot(data string) (*depot.Depot, error) { return openDepot(data, oldKeys) }
+
+func openDepot(data string, load func(string) (*appliance.Keys, error)) (*depot.Depot, error) {
+	keys, err := load(data)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +55,7 @@ type imageImportCmd struct {
 }
 
 func (c *imageImportCmd) Run(ctx context.Context) error {
-	d, err := openDepot(c.Data)
+	d, err := newDepot(c.Data)
 	if err != nil {
 		return err
 	}
@@ -90,7 +97,7 @@ type imageBuildCmd struct {
 }
 
 func (c *imageBuildCmd) Run(ctx context.Context, log *slog.Logger) error {
-	d, err := openDepot(c.Data)
+	d, err := newDepot(c.Data)
 	if err != nil {
 		return err
 	}
@@ -120,7 +127,7 @@ type imageListCmd struct {
 }
 
 func (c *imageListCmd) Run() error {
-	d, err := openDepot(c.Data)
+	d, err := oldDepot(c.Data)
 	if err != nil {
 		return err
 	}
@@ -170,7 +177,7 @@ type imageVerifyCmd struct {
 }
 
 func (c *imageVerifyCmd) Run(ctx context.Context) error {
-	d, err := openDepot(c.Data)
+	d, err := oldDepot(c.Data)
 	if err != nil {
 		return err
 	}
@@ -194,7 +201,7 @@ type imageRemoveCmd struct {
 }
 
 func (c *imageRemoveCmd) Run() error {
-	d, err := openDepot(c.Data)
+	d, err := oldDepot(c.Data)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,27 @@ func TestLackOfRights(t *testing.T) {
 	}
 }
 
+// A folder whose name was mistyped is neither made nor filled.
+func TestMistypedFolder(t *testing.T) {
+	parent := t.TempDir()
+	data := dataFlag{Data: filepath.Join(parent, "refrub")}
+	root := strings.Repeat("ab", 32)
+	for name, err := range map[string]error{
+		"image list":   (&imageListCmd{dataFlag: data}).Run(),
+		"image verify": (&imageVerifyCmd{dataFlag: data, Root: root}).Run(t.Context()),
+		"image remove": (&imageRemoveCmd{dataFlag: data, Root: root}).Run(),
+		"user list":    (&userListCmd{data}).Run(t.Context()),
+		"user add":     (&userAddCmd{dataFlag: data, Name: "Ana", Role: "lead"}).Run(t.Context()),
+	} {
+		if err == nil || !strings.Contains(err.Error(), data.Data) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if left, err := os.ReadDir(parent); err != nil || len(left) > 0 {
+		t.Errorf("they left %v, %v", left, err)
+	}
+}
+
 func TestSameDisk(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "backup")

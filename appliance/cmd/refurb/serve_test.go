@@ -11,7 +11,7 @@ import (
 // first visit that can't be made.
 func TestServeWithoutCard(t *testing.T) {
 	data := t.TempDir()
-	for name, want := range map[string]string{"": "no network interface given", "nosuch0": "there is no network interface"} {
+	for name, want := range map[string]string{"": "no network interface given", "nosuch0": "there is no network interface", "lo": "no PC can be plugged into"} {
 		c := serveCmd{Interface: name, Data: data}
 		if err := c.Run(t.Context(), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", name, err)
