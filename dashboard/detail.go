@@ -172,7 +172,7 @@ func movesOf(v workshop.DeviceDetail) []workshop.DeviceState {
 	}
 	return slices.DeleteFunc(workshop.NextStates(v.State), func(to workshop.DeviceState) bool {
 		gives := to == workshop.Ready || to == workshop.Reserved || to == workshop.HandedOut
-		return gives && !s.Proved()
+		return gives && (!s.Proved() || v.Unfit != nil)
 	})
 }
 

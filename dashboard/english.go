@@ -59,6 +59,7 @@ var fixed = map[string]string{
 	"This PC starts the agent as it is":                                            "why.startsanyway",
 	"Nothing is asked for at the next start":                                       "why.nothingasked",
 	"It was asked for together with the erasing":                                   "why.together",
+	"This PC came back since its disk was written":                                 "why.cameback",
 	"The disk that was imaged is no longer in this PC":                             "why.imagedgone",
 	"PCs were turned away and nobody says why":                                     "why.refused",
 	"The disk was erased with exceptions":                                          "why.exceptions",
@@ -78,7 +79,6 @@ var fixed = map[string]string{
 	"ask for erasing again on the dashboard: nobody knows what is on the disk":                            "next.eraseunknown",
 	"start this PC again from the network":                                                                "next.start",
 	"Put another disk in":                                                                                 "next.otherdisk",
-	"Put it back, or image the PC again":                                                                  "next.putback",
 	"Wait until it is done, or cancel it":                                                                 "next.wait",
 	"This step needs a reason":                                                                            "why.reason",
 	"Say why in a few words":                                                                              "next.reason",
@@ -176,5 +176,5 @@ var (
 
 var (
 	digits   = regexp.MustCompile(`[0-9]+`)
-	diskPath = regexp.MustCompile(`/dev/[a-z0-9]+`)
+	diskPath = regexp.MustCompile(`/dev/\S*[^\s:]`)
 )

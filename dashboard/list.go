@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -53,10 +54,14 @@ func rowsOf(v workshop.View) [][]string {
 		if n := dv.Report.RAM.Bytes; n > 0 {
 			memory = strconv.FormatInt((n+1<<29)>>30, 10)
 		}
+		reason, next := job.Reason, job.Next
+		if no, ok := errors.AsType[*workshop.Refusal](dv.Unfit); ok {
+			reason, next = no.Message, no.Next
+		}
 		join := func(s []string) string { return strings.Join(s, " / ") }
 		rows = append(rows, []string{
 			strconv.Itoa(dv.Number), clean(id.Manufacturer, maxLine), clean(id.Model, maxLine), serialOf(dv), donors[dv.Lot],
-			string(dv.State), string(job.State), clean(job.Reason, maxNote), clean(job.Next, maxNote), clean(job.ImageName, maxLine),
+			string(dv.State), string(job.State), clean(reason, maxNote), clean(next, maxNote), clean(job.ImageName, maxLine),
 			join(models), join(serials), join(sizes), join(holds), join(health), memory, clean(dv.Report.CPU.Model, maxLine),
 			moment(dv.Created), moment(dv.Seen),
 		})

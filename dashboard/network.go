@@ -63,7 +63,7 @@ func netOf(n Network, ok bool) *netLine {
 		say(id, "Others", n.Givers)
 	}
 	switch {
-	case several: // first things first: which one stays decides about the rest
+	case several && !n.Moves: // first things first: which one stays decides about the rest
 	case n.Apart && n.Moves:
 		say("net.apart.moves", "Others", n.Givers, "Own", n.Own)
 	case n.Apart:

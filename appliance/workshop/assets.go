@@ -149,6 +149,7 @@ func (r *Registry) applyWrote(j *Job) {
 	key := DiskKey(j.Approval.Disk)
 	if old := r.wrote[key]; key != "" && (old == nil || r.order[old.ID] <= r.order[j.ID]) {
 		r.wrote[key] = j
+		r.touchDisk(key)
 	}
 }
 

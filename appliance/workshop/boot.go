@@ -62,7 +62,7 @@ func (r *Registry) Boot(ctx context.Context, s Start) (kind StartKind, token str
 			if kind = d.rescue(v, s); kind != "" {
 				return nil
 			}
-			if j := r.newest(v.ID); j != nil && !j.State.Live() && !v.Again && !v.Wait {
+			if j := r.newest(v.ID); j != nil && !j.State.Live() && !v.Again && !v.Wait && !r.looksAgain(v, s, d.now) {
 				kind = StartDisk
 				return nil
 			}

@@ -1,9 +1,11 @@
 package workshop
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
+	"time"
 
 	"refurb/agent/wire"
 )
@@ -20,10 +22,14 @@ import (
 // since is none of its own; elsewhere tells what happened to disks there.
 func unfit(dev *Device, back map[string]bool, jobs []*Job, elsewhere func(*wire.Disk) away) error {
 	no := func(message, next string) error { return &Refusal{Kind: Conflict, Message: message, Next: next} }
+	look := func(message, next string) error {
+		return &Refusal{Kind: Conflict, Message: message, Next: next, look: true}
+	}
+	returned := false
 	var wrote []*Job // newest first
 	var imaged *Job
 	for _, j := range slices.Backward(jobs) {
-		if back[j.ID] {
+		if returned = back[j.ID]; returned {
 			break
 		}
 		switch {
@@ -35,6 +41,9 @@ func unfit(dev *Device, back map[string]bool, jobs []*Job, elsewhere func(*wire.
 			imaged = j
 		}
 		wrote = append(wrote, j)
+	}
+	if imaged == nil && returned {
+		return no("This PC came back since its disk was written", "Image it again")
 	}
 	if imaged == nil || !imaged.State.Proved() {
 		return no("The disk of this PC has not been written and read back", "Image it first")
@@ -49,40 +58,64 @@ func unfit(dev *Device, back map[string]bool, jobs []*Job, elsewhere func(*wire.
 		ours := imaged.Approval.is(d.DiskID)
 		switch {
 		case there.in != 0 && ours:
-			return no(fmt.Sprintf("The disk that was imaged was seen in PC %d since", there.in), "Put it back and start this PC from the network once, or image it again")
+			return look(fmt.Sprintf("The disk that was imaged was seen in PC %d since", there.in), "Put it back and start this PC from the network once, or image it again")
 		case there.in != 0: // it may as well be another disk of the same number that is there
 		case there.wrote != nil && ours:
 			return no("The disk "+d.Path+" was erased or written in another PC after it was imaged", "Image it again")
 		case there.wrote != nil && !there.wrote.State.Proved() && there.wrote.State != Erased:
-			return no("Nobody knows what is on the disk "+d.Path+": its last job did not end well", "Erase it, or take it out and start the PC from the network once")
+			return look("Nobody knows what is on the disk "+d.Path+": its last job did not end well", "Erase it, or take it out and start the PC from the network once")
 		}
 		last := slices.IndexFunc(wrote, func(j *Job) bool { return j.Approval.is(d.DiskID) })
 		switch {
 		case last < 0 && (d.Class == wire.ClassBlank || d.Class == wire.ClassOurs):
 		case there.in != 0 && (last < 0 || !wrote[last].State.Proved() && wrote[last].State != Erased):
-			return no(fmt.Sprintf("A disk with the numbers of %s was seen in PC %d since: whether it is still in this one is not known", d.Path, there.in),
+			return look(fmt.Sprintf("A disk with the numbers of %s was seen in PC %d since: whether it is still in this one is not known", d.Path, there.in),
 				"Start this PC from the network once")
 		case last < 0:
-			return no("The disk "+d.Path+" holds something and was neither erased nor imaged", "Erase it, or take it out and start the PC from the network once")
+			return look("The disk "+d.Path+" holds something and was neither erased nor imaged", "Erase it, or take it out and start the PC from the network once")
 		case ours:
 			if wrote[last] != imaged {
 				return no("The disk "+d.Path+" was erased after it was imaged", "Image it again")
 			}
 			seen = true
 		case !wrote[last].State.Proved() && wrote[last].State != Erased:
-			return no("Nobody knows what is on the disk "+d.Path+": its last job did not end well", "Erase it, or take it out and start the PC from the network once")
+			return look("Nobody knows what is on the disk "+d.Path+": its last job did not end well", "Erase it, or take it out and start the PC from the network once")
 		}
 	}
 	if !seen {
-		return no("The disk that was imaged is no longer in this PC", "Put it back, or image the PC again")
+		return look("The disk that was imaged is no longer in this PC", "Put it back and start this PC from the network once, or image it again")
 	}
 	return nil
+}
+
+// giveable reports whether somebody may want to give a device away: it is done, and
+// in the house.
+func (r *Registry) giveable(dev *Device) bool {
+	j := r.newest(dev.ID)
+	return j != nil && j.State.Proved() && (dev.State.inWork() || dev.State == Reserved)
+}
+
+// looksAgain reports whether a start of a PC that is done gets the agent all the
+// same: what was last seen in it stands against giving it away, and nobody would see
+// that mended if it only ever started its own disk. The agent reports, is given
+// nothing to do and sends the PC home; the start after that is its disk's, or a PC
+// that begins with the network would go round for ever.
+func (r *Registry) looksAgain(dev *Device, s Start, now time.Time) bool {
+	return r.worthALook(dev) && !r.sentOn(dev.ID, s, now)
+}
+
+func (r *Registry) worthALook(dev *Device) bool {
+	if !r.giveable(dev) {
+		return false
+	}
+	no, ok := errors.AsType[*Refusal](r.unfit(dev))
+	return ok && no.look
 }
 
 // unfit says why a device may not be given to anybody, in face of all that is known.
 func (r *Registry) unfit(dev *Device) error {
 	if dev.Unsure {
-		return &Refusal{Kind: Conflict, Message: "Under which of its numbers this PC was seen last is not known, nor what is in it now", Next: "Start this PC from the network once"}
+		return &Refusal{Kind: Conflict, Message: "Under which of its numbers this PC was seen last is not known, nor what is in it now", Next: "Start this PC from the network once", look: true}
 	}
 	back := map[string]bool{}
 	for _, v := range r.group(dev.ID) {

@@ -61,7 +61,7 @@ func TestUnfit(t *testing.T) {
 			"neither erased nor imaged"},
 		"the disk is out":          {[]*Job{imaged}, nil, nil, "no longer in this PC"},
 		"the disk was swapped":     {[]*Job{imaged}, []wire.Disk{b}, nil, "no longer in this PC"},
-		"imaged before it was out": {[]*Job{imaged}, []wire.Disk{a}, imaged, "not been written"},
+		"imaged before it was out": {[]*Job{imaged}, []wire.Disk{a}, imaged, "came back since"},
 	} {
 		dev, back := &Device{Report: wire.Report{Disks: c.disks}}, map[string]bool{}
 		if c.back != nil {

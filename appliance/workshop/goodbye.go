@@ -8,9 +8,12 @@ import (
 )
 
 // goodbye is what is known of a PC whose agent was just told to start it from its own
-// disk, where a start of it can't be told from one of another board: its maker has
-// filled in a UUID and no serial number, and it starts from a USB card. Without this
-// it would get the agent, be sent away, and get the agent again for ever.
+// disk, where its next start would get the agent again: one that looksAgain, or one
+// whose start can't be told from one of another board, for its maker has filled in a
+// UUID and no serial number, and it starts from a USB card. Without this it would get
+// the agent, be sent away, and get the agent again for ever.
+//
+// Of the latter:
 //
 // The agent has said all there is to say, and its PC comes back within a minute or
 // two. So one start is taken for that PC's: of the same card with the same UUID, soon,
@@ -21,6 +24,7 @@ import (
 type goodbye struct {
 	mac, uuid string // the UUID in plain form
 	at        time.Time
+	spent     *Given // by a start of a PC that looksAgain
 }
 
 // homeFor is how long a PC may take from its agent's last word to its next script.
@@ -43,12 +47,15 @@ func (r *Registry) sentHome(b *Boot) {
 	uuid := identityOf(&v.Report, nil).uuid
 	switch mac := cleanMAC(b.MAC); {
 	case r.boots[b.TokenHash] == nil || v.Report.BootID != b.BootID: // of earlier times
-	case mac == "" || uuid == "" || !hasCard(&v.Report, mac): // no two words to know it by
 	case r.recognise(mac, v.Report.Identity.UUID) != nil: // it is known anyway
+		if r.worthALook(v) {
+			r.goodbyes[v.ID] = goodbye{mac: mac, uuid: uuid, at: now}
+		}
+	case mac == "" || uuid == "" || !hasCard(&v.Report, mac): // no two words to know it by
 	case slices.ContainsFunc(v.Doubts, func(x Doubt) bool { return x.Kind == DoubtTwins }):
 	case r.unheard(b):
 	default:
-		r.goodbyes[v.ID] = goodbye{mac, uuid, now}
+		r.goodbyes[v.ID] = goodbye{mac: mac, uuid: uuid, at: now}
 	}
 }
 
@@ -84,12 +91,30 @@ func (r *Registry) home(s Start, now time.Time) bool {
 	return false
 }
 
+// sentOn spends a goodbye on the start of a PC that is known. The same start may ask
+// several times.
+func (r *Registry) sentOn(id string, s Start, now time.Time) bool {
+	g, ok := r.goodbyes[id]
+	switch {
+	case !ok:
+		return false
+	case g.spent == nil && g.holds(now):
+		g.spent = &Given{MAC: s.MAC, IPXE: s.IPXE, At: now}
+		r.goodbyes[id] = g
+		return true
+	case g.spent != nil && g.spent.holds(s, now):
+		return true
+	}
+	delete(r.goodbyes, id)
+	return false
+}
+
 // backAgain voids the goodbyes of whoever has this card or this UUID: a PC that
 // reports is not on its way home, or it is another one.
 func (r *Registry) backAgain(b *Boot, rep *wire.Report) {
 	uuid := plainUUID(rep.Identity.UUID)
 	for id, g := range r.goodbyes {
-		if g.mac == cleanMAC(b.MAC) || g.uuid == uuid || hasCard(rep, g.mac) {
+		if g.mac == cleanMAC(b.MAC) || uuid != "" && g.uuid == uuid || hasCard(rep, g.mac) {
 			delete(r.goodbyes, id)
 		}
 	}

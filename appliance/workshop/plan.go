@@ -2,6 +2,7 @@ package workshop
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"refurb/agent/wire"
@@ -88,6 +89,11 @@ func (r *Registry) plan(dev *Device, j *Job, b *Boot, token string) wire.Plan {
 		}
 		p.Action, p.Reason = wire.ActionLocal, "Nothing is to be done here"
 		p.Next = "To image this PC again, ask for it on the device page"
+		if v := r.devices[r.root(dev.ID)]; r.giveable(v) {
+			if no, ok := errors.AsType[*Refusal](r.unfit(v)); ok {
+				p.Reason, p.Next = no.Message, no.Next
+			}
+		}
 		return p
 	}
 	p.Job, p.Reason, p.Next = j.ID, j.Reason, j.Next

@@ -77,6 +77,7 @@ type Refusal struct {
 	Kind    Kind
 	Message string
 	Next    string
+	look    bool // what is in a PC stands against it: a fresh look at it may change that
 }
 
 func (r *Refusal) Error() string {
@@ -240,8 +241,13 @@ func (r *Registry) commit(ctx context.Context, d *draft) error {
 
 // apply takes a stored change into memory.
 func (r *Registry) apply(c Change) {
+	var moved []string // records that were merged or split
 	for _, v := range c.Devices {
-		if old := r.devices[v.ID]; old != nil {
+		old := r.devices[v.ID]
+		if old != nil && old.Into != v.Into {
+			moved = append(moved, v.ID)
+		}
+		if old != nil {
 			for _, k := range identityOf(&old.Report, old.MACs).keys() {
 				r.found[k] = without(r.found[k], v.ID)
 				if len(r.found[k]) == 0 {
@@ -306,6 +312,13 @@ func (r *Registry) apply(c Change) {
 	r.applySharing(c)
 	r.applyClaims(c)
 	r.applyStays(c)
+	for _, id := range moved {
+		for _, v := range r.group(id) {
+			for _, s := range r.within[v.ID] {
+				r.touchDisk(s.Disk)
+			}
+		}
+	}
 }
 
 func without(s []string, v string) []string {

@@ -30,15 +30,21 @@ func (r *Registry) applyStays(c Change) {
 		r.dropStay(s.key())
 		all := r.stays[s.Disk]
 		i, _ := slices.BinarySearchFunc(all, s.N, byN)
-		if i > 0 { // what was done there is looked at in another light
-			r.touch(all[i-1].Device, true)
-		}
 		r.stays[s.Disk] = slices.Insert(all, i, &s)
 		r.within[s.Device] = append(r.within[s.Device], &s)
 		r.allStays++
+		r.touchDisk(s.Disk)
 	}
 	for _, k := range c.Unstay {
 		r.dropStay(k)
+	}
+}
+
+// touchDisk shows anew every device that a disk was in: whether one may be given away
+// depends on where its disk is now, and on what was done to it there.
+func (r *Registry) touchDisk(disk string) {
+	for _, s := range r.stays[disk] {
+		r.touch(s.Device, true)
 	}
 }
 

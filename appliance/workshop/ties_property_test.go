@@ -1,6 +1,7 @@
 package workshop_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -14,9 +15,53 @@ import (
 	"refurb/appliance/workshop"
 )
 
+// told is what somebody who watches knows of who may not be given away.
+type told struct {
+	of      map[string]string
+	updates <-chan workshop.Update
+	stop    context.CancelFunc
+}
+
+func watch(h *house) *told {
+	ctx, stop := context.WithCancel(bg)
+	view, updates := h.Watch(ctx)
+	w := &told{of: map[string]string{}, updates: updates, stop: stop}
+	w.hear(view.Devices)
+	return w
+}
+
+func (w *told) hear(devices []workshop.DeviceView) {
+	for _, d := range devices {
+		w.of[d.ID] = fmt.Sprint(d.Unfit)
+	}
+}
+
+// same waits until what was told is what is.
+func (w *told) same(t *rapid.T, shown []workshop.DeviceView) {
+	late := time.After(5 * time.Second)
+	for {
+		stale := ""
+		for _, d := range shown {
+			if now := fmt.Sprint(d.Unfit); w.of[d.ID] != now {
+				stale = fmt.Sprintf("number %d: told %q, it is %q", d.Number, w.of[d.ID], now)
+			}
+		}
+		if stale == "" {
+			return
+		}
+		select {
+		case u := <-w.updates:
+			w.hear(u.Devices)
+		case <-late:
+			t.Fatal(stale)
+		}
+	}
+}
+
 // Whatever PCs say of themselves and people make of it: no number has two live
 // jobs, what is shown is one card for each group of records, nothing leaves on a
-// disk that is elsewhere, and every history verifies.
+// disk that is elsewhere, who watches is told of all that changes that, and every
+// history verifies.
 func TestTiesWhateverHappens(t *testing.T) {
 	// Each run takes a file and several starts of the program: a quarter of the
 	// usual number, unless somebody asks for more.
@@ -35,6 +80,8 @@ func TestTiesWhateverHappens(t *testing.T) {
 		h := in(rt, dir)
 		defer func() { h.store.Close() }()
 		h.lot(true)
+		told := watch(h)
+		defer func() { told.stop() }()
 		numbers := map[int]string{} // number → record, for good
 		var pcs []*pc
 		for i := range 4 {
@@ -61,37 +108,45 @@ func TestTiesWhateverHappens(t *testing.T) {
 			d, _ := h.Device(rapid.SampledFrom(all).Draw(t, "device").ID)
 			return d
 		}
-		rt.Repeat(map[string]func(*rapid.T){
-			"start": func(t *rapid.T) {
-				p := any(t)
-				h.clock.pass(time.Minute)
-				if _, token, err := h.Boot(bg, workshop.Start{MAC: p.mac, UUID: p.rep.Identity.UUID}); err == nil && token != "" {
-					p.token, p.seq = token, 0
-					p.boots++
-					p.rep.BootID = fmt.Sprintf("boot %d", p.boots)
-					rep := p.rep
-					rep.Disks, rep.NICs = slices.Clone(p.rep.Disks), slices.Clone(p.rep.NICs)
-					p.plan, _ = h.Report(bg, p.token, rep)
-				}
-			},
-			"image": func(t *rapid.T) {
-				p := any(t)
-				if plan, err := h.Plan(bg, p.token, 0, 0); err != nil || plan.Action != wire.ActionImage {
+		start := func(p *pc) {
+			h.clock.pass(time.Minute)
+			if _, token, err := h.Boot(bg, workshop.Start{MAC: p.mac, UUID: p.rep.Identity.UUID}); err == nil && token != "" {
+				p.token, p.seq = token, 0
+				p.boots++
+				p.rep.BootID = fmt.Sprintf("boot %d", p.boots)
+				rep := p.rep
+				rep.Disks, rep.NICs = slices.Clone(p.rep.Disks), slices.Clone(p.rep.NICs)
+				p.plan, _ = h.Report(bg, p.token, rep)
+			}
+		}
+		image := func(p *pc) {
+			plan, err := h.Plan(bg, p.token, 0, 0)
+			if err != nil || plan.Action != wire.ActionImage {
+				return
+			}
+			p.plan, p.seq = plan, 0
+			for _, k := range []wire.EventKind{wire.EventImaging, wire.EventVerifying} {
+				if p.send(k, nil) != nil {
 					return
-				} else {
-					p.plan, p.seq = plan, 0
 				}
-				for _, k := range []wire.EventKind{wire.EventImaging, wire.EventVerifying} {
-					if p.send(k, nil) != nil {
-						return
-					}
-				}
-				p.send(wire.EventOutcome, p.proof())
+			}
+			p.send(wire.EventOutcome, p.proof())
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"start": func(t *rapid.T) { start(any(t)) },
+			"image": func(t *rapid.T) { image(any(t)) },
+			"work": func(t *rapid.T) {
+				p := any(t)
+				start(p)
+				image(p)
 			},
 			"move a disk": func(t *rapid.T) {
 				a, b := any(t), any(t)
 				a.rep.Disks, b.rep.Disks = b.rep.Disks, a.rep.Disks
 				a.token, b.token = "", ""
+				if rapid.Bool().Draw(t, "started") {
+					start(b)
+				}
 			},
 			"take it out": func(t *rapid.T) { any(t).rep.Disks = nil },
 			"cancel": func(t *rapid.T) {
@@ -139,7 +194,11 @@ func TestTiesWhateverHappens(t *testing.T) {
 				}
 				h.MoveDevice(bg, "lead1", d.ID, workshop.Received, "")
 			},
-			"crash": func(*rapid.T) { h.crash() },
+			"crash": func(*rapid.T) {
+				told.stop()
+				h.crash()
+				told = watch(h)
+			},
 			"": func(t *rapid.T) {
 				st, err := h.store.Load(bg)
 				if err != nil {
@@ -175,6 +234,7 @@ func TestTiesWhateverHappens(t *testing.T) {
 				if jobs != len(st.Jobs) {
 					t.Fatalf("%d jobs are found, there are %d", jobs, len(st.Jobs))
 				}
+				told.same(t, shown)
 			},
 		})
 		h.crash() // the histories are sealed again at a start

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"refurb/agent/wire"
 	"refurb/appliance/workshop"
@@ -525,6 +526,68 @@ func TestDiskMoves(t *testing.T) {
 	}
 	if err := h.MoveDevice(bg, "lead1", idA, workshop.Ready, ""); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The disk of a PC that is done is carried off and brought back. Each time the PC
+// starts from the network its agent looks again, and the start after that is its own
+// disk's; once all is well it isn't asked any more.
+func TestLooksAgain(t *testing.T) {
+	h := open(t)
+	h.lot(true)
+	a, b := h.pc(1).done(), h.pc(2, noDisk)
+	a.poll()
+	if !a.local() {
+		t.Fatal("a PC that is done doesn't start its own disk")
+	}
+	disks := slices.Clone(a.rep.Disks)
+	disks[0].Class = wire.ClassOurs
+	b.rep.Disks = disks
+	b.boot()
+
+	a.rep.Disks = nil
+	a.boot()
+	a.wants(wire.ActionLocal)
+	if !strings.Contains(a.plan.Reason, "seen in PC 2") && !strings.Contains(a.plan.Reason, "no longer in this PC") {
+		t.Errorf("the PC's screen says %q", a.plan.Reason)
+	}
+	since := h.clock.Now()
+	for range 3 { // a boot loader may ask again
+		if kind, _, err := h.Boot(bg, workshop.Start{MAC: a.mac, UUID: a.rep.Identity.UUID, Since: since}); err != nil || kind != workshop.StartDisk {
+			t.Fatalf("the start after the look: %s, %v", kind, err)
+		}
+	}
+	if h.number(1).Unfit == nil {
+		t.Fatal("a PC without its disk may be given away")
+	}
+	jobs := len(h.number(1).Jobs)
+
+	a.rep.Disks = disks
+	h.clock.pass(10 * time.Minute)
+	a.boot()
+	a.wants(wire.ActionLocal)
+	if d := h.number(1); d.Unfit != nil || len(d.Jobs) != jobs {
+		t.Fatalf("%v, %d jobs", d.Unfit, len(d.Jobs))
+	}
+	h.clock.pass(10 * time.Minute)
+	if !a.local() {
+		t.Fatal("a PC that is well again is looked at")
+	}
+}
+
+// To ask for another imaging makes no unfit PC a fit one.
+func TestUnfitThoughAskedForAgain(t *testing.T) {
+	h := open(t)
+	h.lot(true)
+	a, b := h.pc(1).done(), h.pc(2, noDisk)
+	b.rep.Disks = slices.Clone(a.rep.Disks)
+	b.rep.Disks[0].Class = wire.ClassOurs
+	b.boot()
+	if err := h.ImageAgain(bg, "lead1", h.number(1).ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	if h.number(1).Unfit == nil {
+		t.Fatal("its disk is elsewhere and it is shown as done")
 	}
 }
 

@@ -202,7 +202,7 @@ func (r *Registry) deviceView(d *Device) DeviceView {
 	if len(v.Numbers) > 0 {
 		v.Report = r.shownBy(d).Report
 	}
-	if v.Job != nil && v.Job.State.Proved() && !d.Again && (d.State.inWork() || d.State == Reserved) {
+	if r.giveable(d) {
 		v.Unfit = r.unfit(d)
 	}
 	if p.heard.After(v.Seen) {

@@ -30,11 +30,19 @@ type auditCmd struct {
 	AcceptDamage auditAcceptCmd     `cmd:"" help:"Go on with damaged records; what is wrong is written into the history of the house."`
 }
 
-// oldKeys are those of a data folder that is one already: a folder whose name
-// was mistyped is not made, and a key that was made just now has signed nothing.
+// isData refuses what is no data folder yet: one whose name was mistyped is not
+// made, and a key that was made just now has signed nothing.
+func isData(data string) error {
+	_, err := os.Stat(filepath.Join(data, "keys", "signing.ed25519"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no key is here yet: is %s the appliance's data folder? If it is, restore its keys from your backup; a new one is made by `refurb payload build` (%w)", data, err)
+	}
+	return nil
+}
+
 func oldKeys(data string) (*appliance.Keys, error) {
-	if _, err := os.Stat(filepath.Join(data, "keys", "signing.ed25519")); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no key is here yet: is %s the appliance's data folder? (%w)", data, err)
+	if err := isData(data); err != nil {
+		return nil, err
 	}
 	return appliance.LoadKeys(data)
 }

@@ -91,7 +91,7 @@ func (c *userResetCmd) Run(ctx context.Context) error {
 // withUsers takes only a data folder that is one already: whoever mistypes its
 // name must not believe that a user was added.
 func withUsers(data string, f func(store.Users) error) error {
-	if _, err := oldKeys(data); err != nil {
+	if err := isData(data); err != nil {
 		return err
 	}
 	s, err := appliance.OpenStore(data)
