@@ -255,8 +255,8 @@ func TestFirmwareBootsTheAgent(t *testing.T) {
 				t.Fatalf("the desk was asked %d times, want once: %+v", len(b.asked), b.asked)
 			}
 			got := b.asked[0]
-			tt.want.MAC, tt.want.UUID, tt.want.IP, tt.want.Card = pc.MAC, pc.UUID(), got.IP, got.Card
-			if got != tt.want || !got.IP.IsValid() {
+			tt.want.MAC, tt.want.UUID, tt.want.IP, tt.want.Asked, tt.want.Card = pc.MAC, pc.UUID(), got.IP, got.Asked, got.Card
+			if got != tt.want || !got.IP.IsValid() || got.Asked.IsZero() || got.IPXE && got.Card == "" {
 				t.Errorf("the desk was told %+v, want %+v", got, tt.want)
 			}
 		})
