@@ -423,12 +423,15 @@ func (r *Registry) newestIn(group []*Device) *Job {
 // jobsOf a device and of the records that were merged into it, oldest first.
 func (r *Registry) jobsOf(device string) []*Job {
 	var all []*Job
-	for _, v := range r.group(r.root(device)) {
+	group := r.group(r.root(device))
+	for _, v := range group {
 		for _, id := range r.history[v.ID] {
 			all = append(all, r.jobs[id])
 		}
 	}
-	slices.SortFunc(all, func(a, b *Job) int { return cmp.Compare(r.order[a.ID], r.order[b.ID]) })
+	if len(group) > 1 {
+		slices.SortFunc(all, func(a, b *Job) int { return cmp.Compare(r.order[a.ID], r.order[b.ID]) })
+	}
 	return all
 }
 
