@@ -221,7 +221,11 @@ func (a *agent) work(ctx context.Context, r wire.Report) (wire.Outcome, error) {
 			pause(ctx, a.farewell)
 			return last, nil
 		case plan.Action == wire.ActionLocal:
-			a.show(screen.View{Kind: screen.Done, Title: "Nothing to do", Detail: orElse(plan.Reason, "starting from its own disk"), Next: plan.Next, Percent: -1})
+			v := screen.View{Kind: screen.Done, Title: "Nothing to do", Detail: orElse(plan.Reason, "starting from its own disk"), Next: plan.Next, Percent: -1}
+			if plan.Unfit {
+				v.Kind, v.Title = screen.Waiting, "Not to be given away"
+			}
+			a.show(v)
 			pause(ctx, a.farewell)
 			return last, nil
 		case plan.Action == wire.ActionHold:

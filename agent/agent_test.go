@@ -316,6 +316,21 @@ func TestLocal(t *testing.T) {
 	}
 }
 
+// A PC that starts its own disk and may not be given away says so in amber.
+func TestLocalAndUnfit(t *testing.T) {
+	a := start(t, nil)
+	p := newPC(t, a)
+	a.plan.Action, a.plan.Unfit, a.plan.Reason, a.plan.Next = wire.ActionLocal, true, "its disk is elsewhere", "put it back"
+	if out, err := p.run(t.Context()); err != nil || out.Result != "" {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if !p.showed(func(v screen.View) bool {
+		return v.Kind == screen.Waiting && v.Detail == "its disk is elsewhere" && v.Next == "put it back"
+	}) {
+		t.Error("the screen doesn't say it")
+	}
+}
+
 // An agent that crashed in the middle comes back within the same boot and goes
 // on; in another boot, or for another disk, the data on the disk is somebody's.
 func TestCrashAndAgain(t *testing.T) {

@@ -257,6 +257,7 @@ type Plan struct {
 	Action Action `json:"action"`
 	Reason string `json:"reason,omitempty"` // one sentence for a volunteer
 	Next   string `json:"next,omitempty"`   // what to do about it
+	Unfit  bool   `json:"unfit,omitempty"`  // with ActionLocal: the PC may not be given away as it is, for the reason above
 	Job    string `json:"job,omitempty"`
 
 	Disk    *DiskID `json:"disk,omitempty"`

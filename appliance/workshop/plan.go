@@ -91,7 +91,7 @@ func (r *Registry) plan(dev *Device, j *Job, b *Boot, token string) wire.Plan {
 		p.Next = "To image this PC again, ask for it on the device page"
 		if v := r.devices[r.root(dev.ID)]; r.giveable(v) {
 			if no, ok := errors.AsType[*Refusal](r.unfit(v)); ok {
-				p.Reason, p.Next = no.Message, no.Next
+				p.Unfit, p.Reason, p.Next = true, no.Message, no.Next
 			}
 		}
 		return p

@@ -548,7 +548,7 @@ func TestLooksAgain(t *testing.T) {
 	a.rep.Disks = nil
 	a.boot()
 	a.wants(wire.ActionLocal)
-	if !strings.Contains(a.plan.Reason, "seen in PC 2") && !strings.Contains(a.plan.Reason, "no longer in this PC") {
+	if !a.plan.Unfit || !strings.Contains(a.plan.Reason, "no longer in this PC") {
 		t.Errorf("the PC's screen says %q", a.plan.Reason)
 	}
 	since := h.clock.Now()
@@ -566,7 +566,7 @@ func TestLooksAgain(t *testing.T) {
 	h.clock.pass(10 * time.Minute)
 	a.boot()
 	a.wants(wire.ActionLocal)
-	if d := h.number(1); d.Unfit != nil || len(d.Jobs) != jobs {
+	if d := h.number(1); d.Unfit != nil || a.plan.Unfit || len(d.Jobs) != jobs {
 		t.Fatalf("%v, %d jobs", d.Unfit, len(d.Jobs))
 	}
 	h.clock.pass(10 * time.Minute)
