@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +43,7 @@ type house struct {
 	shelf *shelf
 	trace *trace.Log
 	key   ed25519.PrivateKey
+	net   atomic.Pointer[Network] // nil: nothing is known yet
 }
 
 // staff makes the store's people the dashboard's.
@@ -174,7 +176,13 @@ func (h *house) open() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.dash, err = New(Config{Registry: h.reg, Users: staff{h.store.Users()}, Images: h.shelf, History: book{h.store, h.key}, Trace: h.trace, Sessions: h.store.Sessions(), Code: testCode, Log: log})
+	h.dash, err = New(Config{Registry: h.reg, Users: staff{h.store.Users()}, Images: h.shelf, History: book{h.store, h.key}, Trace: h.trace, Sessions: h.store.Sessions(), Code: testCode, Log: log,
+		Network: func() (Network, bool) {
+			if n := h.net.Load(); n != nil {
+				return *n, true
+			}
+			return Network{}, false
+		}})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -86,10 +86,9 @@ func TestLooks(t *testing.T) {
 	held, working := busy(t, h)
 	all("login", "/login")
 	login("Amina")
-	who := Network{Why: "beside", Givers: []string{"192.168.1.1"}}
-	h.dash.cfg.Network = func() (Network, bool) { return who, true }
+	h.net.Store(&Network{Why: "beside", Givers: []string{"192.168.1.1"}})
 	all("bench", "/")
-	who = Network{Why: "beside", Needs: true, Apart: true, Own: "10.77.0.1", Givers: []string{"192.168.1.1", "192.168.1.2"}}
+	h.net.Store(&Network{Why: "beside", Needs: true, Apart: true, Own: "10.77.0.1", Givers: []string{"192.168.1.1", "192.168.1.2"}})
 	all("bench-network", "/")
 	all("held", "/devices/"+held.device().ID)
 	if err := h.reg.ChooseRescue(t.Context(), h.reg.View().Lots[0].OpenedBy, held.device().ID, workshop.RescueMemory); err != nil {

@@ -24,8 +24,6 @@ func TestWhoGivesTheAddresses(t *testing.T) {
 		t.Errorf("before anything is known: %d", status)
 	}
 
-	var n Network
-	h.dash.cfg.Network = func() (Network, bool) { return n, true }
 	for _, tt := range []struct {
 		n    Network
 		want []string
@@ -39,7 +37,7 @@ func TestWhoGivesTheAddresses(t *testing.T) {
 		{Network{Why: "alone", Needs: true, Twin: true, Own: "10.77.0.1", Boots: []string{"10.77.0.9"}}, []string{"note hold", "address 10.77.0.1", "10.77.0.9 gives out boot files"}},
 		{Network{Why: "something new", Text: "said <in> English"}, []string{"said &lt;in&gt; English"}},
 	} {
-		n = tt.n
+		h.net.Store(&tt.n)
 		_, body = b.get("/")
 		wants(t, isolates.Replace(body), tt.want...)
 		if len(tt.n.Givers) > 1 && strings.Contains(body, "reach this server") {
