@@ -160,7 +160,7 @@ func (h *hall) join(id string, change func(*Config)) *pc {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	cfg := Config{Manifest: h.p.m, URL: h.url, Share: h.share(id), Job: id, Listener: l, Stall: 2 * time.Second, Patience: 20 * time.Second}
+	cfg := Config{Manifest: h.p.m, URL: h.url, Share: h.share(id), Job: id, Listener: l, Stall: 8 * time.Second, Patience: 40 * time.Second}
 	if change != nil {
 		change(&cfg)
 	}

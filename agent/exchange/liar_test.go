@@ -217,7 +217,9 @@ func TestSecondChance(t *testing.T) {
 		})}})
 	h.all(c)
 	want := wire.Trouble{Source: "made up", Kind: wire.TroubleCorrupt}
-	if _, trouble := h.said("a"); len(trouble) != 1 || trouble[0] != want {
+	_, trouble := h.said("a")
+	trouble = slices.DeleteFunc(trouble, func(v wire.Trouble) bool { return v.Kind == wire.TroubleSilent }) // a machine that has too much to do
+	if len(trouble) != 1 || trouble[0] != want {
 		t.Errorf("%+v", trouble)
 	}
 }
