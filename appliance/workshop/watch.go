@@ -108,6 +108,12 @@ func (r *Registry) update(w *watcher) Update {
 	}
 	clear(w.devices)
 	clear(w.lots)
+	for _, c := range []chan struct{}{w.now, w.soon} { // what was called for is in this update
+		select {
+		case <-c:
+		default:
+		}
+	}
 	slices.SortFunc(u.Devices, func(a, b DeviceView) int { return cmp.Compare(a.Number, b.Number) })
 	slices.SortFunc(u.Lots, func(a, b Lot) int { return b.Opened.Compare(a.Opened) })
 	return u
