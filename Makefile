@@ -75,7 +75,7 @@ test: setup build check ## everything that must hold, end to end included
 	$(GO) test ./scripts/campaign
 	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -parallel 3 -timeout 45m -count=1 -v ./scripts/e2e -dir $(abspath $(BUILD))
 
-e2e-full: setup build ## the whole boot matrix and more, hours; and 2,400 runs in which something goes wrong
+e2e-full: setup build ## the whole boot matrix and more, under two hours; and 2,400 runs in which something goes wrong
 	cd scripts/campaign && $(GO) test -count=1 -timeout 60m -run '^TestCampaign$$' -args -runs 2400
 	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -count=1 -run '^$$' ./scripts/e2e -dir $(abspath $(BUILD)) # what the others start from
 	$(SUDO) env "PATH=$$PATH" $(GO) test -tags e2e -p 1 -parallel 3 -timeout 5h -count=1 -v ./images/recipes ./appliance/netboot ./scripts/e2e -dir $(abspath $(BUILD)) -full
