@@ -13,14 +13,12 @@ import (
 // UUID and no serial number, and it starts from a USB card. Without this it would get
 // the agent, be sent away, and get the agent again for ever.
 //
-// Of the latter:
-//
 // The agent has said all there is to say, and its PC comes back within a minute or
-// two. So one start is taken for that PC's: of the same card with the same UUID, soon,
-// while nothing speaks for a second such board. It is spent by that start, and void
-// once anybody reports with the card or the UUID. Whoever comes later gets the agent,
-// which says more. It is kept in memory only: after a restart of the appliance the PC
-// goes round once more.
+// two. One that is known has one start of its own then. Of the others, one start is
+// taken for that PC's: of the same card with the same UUID, soon, while nothing speaks
+// for a second such board. It is spent by that start, and void once anybody reports
+// with the card or the UUID. Whoever comes later gets the agent, which says more. It
+// is kept in memory only: after a restart of the appliance the PC goes round once more.
 type goodbye struct {
 	mac, uuid string // the UUID in plain form
 	at        time.Time

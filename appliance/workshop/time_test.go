@@ -209,8 +209,7 @@ func TestWatchesADiskGo(t *testing.T) {
 		if d := view.Devices[0]; d.Unfit != nil {
 			t.Fatal(d.Unfit)
 		}
-		b.rep.Disks = slices.Clone(a.rep.Disks)
-		b.rep.Disks[0].Class = wire.ClassOurs
+		b.gets(a, wire.ClassOurs)
 		start := time.Now()
 		b.boot()
 		for u := range changes {

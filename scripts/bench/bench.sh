@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What `make bench` runs: the benchmarks of single parts, the simulator, the lab,
 # and from five rounds on how PCs start (alone: `make bench-boot`). Figures go to
-# standard output, everything else to standard error. RUNS=1 for a quick look; BENCH="-pcs 1,4 -frames 50" for other flags of the
-# lab; DOCS=1 puts the pictures into docs/images.
+# standard output, everything else to standard error. RUNS=1 for a quick look;
+# BENCH="-pcs 1,4 -frames 50" for other flags of the lab; DOCS=1 puts the pictures into docs/images.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=build/bench
